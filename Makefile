@@ -1,0 +1,50 @@
+# Each target first makes its own virtual environment if there is none.
+#   .venv           everything: training, tests, checks
+#   .venv-analysis  the analysis alone: no TensorFlow, no Keras
+PYTHON ?= python3
+CONFIG ?= configs/paper.yaml
+PREDICTIONS ?= runs/pocket/predictions/inference.zarr
+OUT ?= out
+
+export TF_CPP_MIN_LOG_LEVEL ?= 2
+export KERAS_BACKEND ?= tensorflow
+
+FULL := .venv/installed
+BASE := .venv-analysis/installed
+
+.PHONY: demo test check reproduce analyze bench clean
+
+demo: CONFIG = configs/pocket.yaml
+demo reproduce: $(FULL)
+	.venv/bin/python -m pretrain $(CONFIG)
+	.venv/bin/python -m finetune $(CONFIG)
+	.venv/bin/python -m predict run $(CONFIG)
+	.venv/bin/python -m analysis --config $(CONFIG)
+
+analyze: $(BASE)
+	.venv-analysis/bin/python -m analysis $(PREDICTIONS) --out $(OUT)
+
+check: $(FULL)
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+
+test: $(FULL) $(BASE)
+	.venv-analysis/bin/python -m pytest -q tests/analysis
+	.venv/bin/python -m pytest -q tests
+
+bench: $(FULL)
+	.venv/bin/python -m scripts.bench
+
+$(FULL): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	.venv/bin/python -m pip install -q -c constraints.txt -e '.[train,dev]'
+	touch $@
+
+$(BASE): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-analysis
+	.venv-analysis/bin/python -m pip install -q -c constraints.txt -e '.[test]'
+	touch $@
+
+clean:
+	rm -rf .venv .venv-analysis
