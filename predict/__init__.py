@@ -1,1 +1,1 @@
-"""Placeholder."""
+"""Classifiers to class probabilities, and the prediction tensor that holds them."""
