@@ -1,0 +1,174 @@
+"""The analysis command: read stores, write tables, figures and a report."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+import numpy as np
+import xarray as xr
+from tqdm import tqdm
+
+from analysis.comparisons import Comparisons, compare_sizes
+from analysis.decay import decay_bound
+from analysis.figures import all_figures
+from analysis.layout import to_latex, to_markdown
+from analysis.output import FIGURES, REPORT, TABLES, AnalysisFolder, identity
+from analysis.reading import TaskPredictions, read_task
+from analysis.report import render_report
+from analysis.tables import Table, all_tables
+from predict.store import open_store
+
+
+@click.command()
+@click.argument("stores", nargs=-1, metavar="FILE.zarr...", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), help="Folder for tables and figures.")
+@click.option(
+    "--config",
+    type=click.Path(path_type=Path),
+    help="Experiment whose predictions to read, in place of FILE.zarr; the report goes to its "
+    "output folder unless --out is given.",
+)
+@click.option("--split", "splits", multiple=True, help="Evaluation split to keep; repeatable.")
+@click.option(
+    "--one-split-baseline",
+    "split_seed",
+    type=click.IntRange(min=0),
+    metavar="SEED",
+    help="Take the baseline from one split of the pretraining seeds, drawn with SEED, instead of "
+    "averaging over all splits.",
+)
+def analyze(
+    stores: tuple[Path, ...],
+    out: Path | None,
+    config: Path | None,
+    splits: tuple[str, ...],
+    split_seed: int | None,
+) -> None:
+    """Compare model sizes instance by instance: tables, figures and a report.
+
+    Reads one or more prediction stores and writes DIR/tables, DIR/figures and DIR/report.html.
+    """
+    if bool(stores) == (config is not None):
+        raise click.UsageError("give either prediction stores or --config")
+    if config is not None:
+        stores, out = _of_experiment(config, out)
+    if out is None:
+        raise click.UsageError("give the folder to write to as --out")
+
+    opened = [(path, open_store(path)) for path in stores]
+    folder = AnalysisFolder(out, identity(store for _, store in opened))
+    tasks = _read(opened, splits)
+    comparisons = [compare_sizes(task, split_seed) for task in tasks]
+    tables = all_tables(tasks, comparisons)
+    notes = list(
+        dict.fromkeys(
+            [note for task in tasks for note in task.notes]
+            + [note for table in tables for note in table.notes]
+        )
+    )
+    for note in notes:
+        click.echo(f"note: {note}")
+    headlines = [
+        line for task in zip(tasks, comparisons, strict=True) for line in _headlines(*task)
+    ]
+    for line in headlines:
+        click.echo(line)
+    _write(folder, tasks, comparisons, tables, headlines, notes)
+    click.echo(f"report: {out / REPORT}")
+
+
+def _of_experiment(config: Path, out: Path | None) -> tuple[tuple[Path, ...], Path]:
+    # Only this option needs the schema of experiments.
+    from configs.schema import load_experiment
+
+    experiment = load_experiment(config)
+    predictions = experiment.output / "predictions"
+    stores = tuple(predictions / f"{task.name}.zarr" for task in experiment.tasks)
+    return stores, out if out is not None else experiment.output / "report"
+
+
+def _read(
+    opened: Sequence[tuple[Path, xr.Dataset]], splits: Sequence[str]
+) -> list[TaskPredictions]:
+    by_task: dict[str, list[tuple[Path, xr.Dataset]]] = {}
+    for path, store in opened:
+        by_task.setdefault(str(store.attrs["task"]), []).append((path, store))
+    tasks = []
+    for name, stores in by_task.items():
+        total = sum(store.sizes["instance"] * store.sizes["size"] for _, store in stores)
+        # Without a terminal the bar would only fill log files.
+        with tqdm(
+            total=total, desc=f"reading {name}", unit=" instances", unit_scale=True, disable=None
+        ) as bar:
+            task = read_task(stores, splits, bar.update)
+        tasks.append(task)
+        seeds = [len(seeds) for seeds in task.runs.seeds]
+        click.echo(
+            f"{name}: {task.runs.instances} instances in {_number(len(task.splits), 'split')}, "
+            f"{_number(len(task.sizes), 'size')}, {_range(seeds)} pretraining x "
+            f"{task.runs.runs} finetuning seeds, {_number(len(task.epochs), 'checkpoint')}"
+        )
+    return tasks
+
+
+def _number(count: int, noun: str) -> str:
+    return f"{count} {noun}" + ("" if count == 1 else "s")
+
+
+def _range(values: Sequence[int]) -> str:
+    low, high = min(values), max(values)
+    return str(low) if low == high else f"{low} to {high}"
+
+
+def _headlines(task: TaskPredictions, compared: Comparisons) -> list[str]:
+    """State the accuracy and, smallest against largest size, the bounds, for each split."""
+    lines = []
+    for position, split in enumerate(task.splits):
+        counts = task.runs.at(task.instances_of(position))
+        accuracies = [
+            f"{size} {np.sum(correct, dtype=np.int64) / (correct.size * counts.runs):.4f}"
+            for size, correct in zip(counts.sizes, counts.correct, strict=True)
+            if correct.size
+        ]
+        where = f"{task.task}, {split}"
+        if accuracies:
+            lines.append(f"{where}: accuracy {', '.join(accuracies)}")
+        for predictions in ("runs", "ensembles"):
+            pair = compared.extremes(split, predictions)
+            if pair is not None and pair.curves is not None:
+                decay = decay_bound(pair.curves).bound
+                improvement = decay_bound(pair.curves.exchanged()).bound
+                lines.append(
+                    f"{where}: from {pair.s1} to {pair.s2} at least {decay:.2%} of instances decay "
+                    f"and {improvement:.2%} improve ({predictions})"
+                )
+    return lines
+
+
+def _write(
+    folder: AnalysisFolder,
+    tasks: Sequence[TaskPredictions],
+    comparisons: Sequence[Comparisons],
+    tables: Sequence[Table],
+    headlines: Sequence[str],
+    notes: Sequence[str],
+) -> None:
+    figures = list(all_figures(tasks, comparisons))
+    files: dict[str, bytes] = {}
+    for table in tables:
+        # Pandas writes the shortest text that reads back as the same number; NaN as nothing.
+        csv = table.frame.to_csv(index=False, lineterminator="\n")
+        files[f"{TABLES}/{table.name}.csv"] = csv.encode()
+        files[f"{TABLES}/{table.name}.md"] = to_markdown(table).encode()
+        files[f"{TABLES}/{table.name}.tex"] = to_latex(table).encode()
+    for figure in figures:
+        files[f"{FIGURES}/{figure.name}.png"] = figure.png
+        files[f"{FIGURES}/{figure.name}.pdf"] = figure.pdf
+    report = render_report([task.task for task in tasks], headlines, notes, tables, figures)
+    files[REPORT] = report.encode()
+    folder.begin(list(files))
+    for name, content in files.items():
+        folder.write(name, content)
+    folder.end()

@@ -1,0 +1,51 @@
+"""The sufficient statistic: how many finetuning runs of each pretraining seed were right."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Counts:
+    """u[s, i, P]: correct finetuning runs by size, instance and complete pretraining seed.
+
+    The same shape serves single runs (``runs`` = F) and ensembles (``runs`` = 1).
+
+    Attributes
+    ----------
+    sizes : tuple of str
+        Model sizes, smallest first.
+    seeds : tuple of tuple of int
+        For each size, the pretraining seeds all of whose runs are finished, in order.
+    correct : tuple of ndarray of unsigned int, each of shape [instance, seed]
+        For each size, the number of correct runs, 0..`runs`.
+    runs : int
+        F, the finetuning runs of one pretraining seed.
+    """
+
+    sizes: tuple[str, ...]
+    seeds: tuple[tuple[int, ...], ...]
+    correct: tuple[NDArray[np.unsignedinteger], ...]
+    runs: int
+
+    @property
+    def instances(self) -> int:
+        """Number of instances."""
+        return self.correct[0].shape[0] if self.correct else 0
+
+    def at(self, instances: NDArray[np.integer]) -> Counts:
+        """Return the counts of the chosen instances (positions, shape [chosen])."""
+        chosen = tuple(correct[instances] for correct in self.correct)
+        return Counts(sizes=self.sizes, seeds=self.seeds, correct=chosen, runs=self.runs)
+
+    def common_even_seeds(self, first: int, second: int) -> int:
+        """Largest even number of pretraining seeds that two sizes (positions) both have."""
+        return min(len(self.seeds[first]), len(self.seeds[second])) // 2 * 2
+
+
+def count_dtype(runs: int) -> np.dtype[np.unsignedinteger]:
+    """Return the smallest unsigned type that holds a count of 0..`runs`."""
+    return np.dtype(np.min_scalar_type(runs))

@@ -1,0 +1,75 @@
+"""One style for all figures: column width, colour-blind safe, readable in grey."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BytesIO
+
+import matplotlib as mpl
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_pdf import FigureCanvasPdf
+from matplotlib.figure import Figure
+
+# Blue and vermillion of Okabe and Ito's palette; in grey they differ in lightness as well.
+OBSERVED = "#0072B2"
+BASELINE = "#D55E00"
+MARK = "#222222"
+
+COLUMN_WIDTH = 3.3
+"""Width of one column, in inches."""
+
+PAGE_WIDTH = 6.8
+"""Width of two columns, in inches."""
+
+PNG_DPI = 200
+
+_STYLE = {
+    "font.family": "DejaVu Sans",
+    "font.size": 8,
+    "axes.titlesize": 8,
+    "axes.labelsize": 8,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "legend.fontsize": 7,
+    "legend.frameon": False,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.6,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "ytick.minor.width": 0.4,
+    "lines.linewidth": 1.3,
+    "pdf.fonttype": 42,
+    "savefig.dpi": PNG_DPI,
+}
+
+
+@contextmanager
+def style() -> Iterator[None]:
+    """Draw in the style of the figures, whatever the reader's own matplotlib settings are."""
+    with mpl.rc_context():
+        mpl.rcdefaults()
+        mpl.rcParams.update(_STYLE)
+        yield
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """Make an empty figure, in inches, that belongs to no window."""
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def to_png(figure: Figure) -> bytes:
+    """Render as PNG; the same figure gives the same bytes."""
+    FigureCanvasAgg(figure)
+    buffer = BytesIO()
+    figure.savefig(buffer, format="png", dpi=PNG_DPI, metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def to_pdf(figure: Figure) -> bytes:
+    """Render as PDF, without the date that would make the bytes differ."""
+    FigureCanvasPdf(figure)
+    buffer = BytesIO()
+    figure.savefig(buffer, format="pdf", metadata={"CreationDate": None})
+    return buffer.getvalue()

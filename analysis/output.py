@@ -1,0 +1,133 @@
+"""The folder of one analysis: whose it is, and files that appear whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import xarray as xr
+
+from configs.errors import InputError
+
+RECORD = "analysis.json"
+REPORT = "report.html"
+TABLES = "tables"
+FIGURES = "figures"
+
+
+def identity(stores: Iterable[xr.Dataset]) -> list[dict[str, str]]:
+    """Say which predictions an analysis is of.
+
+    Parameters
+    ----------
+    stores : iterable of xarray.Dataset
+
+    Returns
+    -------
+    list of dict
+        Task and configuration hash of each store, sorted. A store that somebody wrote without a
+        hash is known by its coordinates.
+    """
+    found = []
+    for store in stores:
+        known = store.attrs.get("configuration_hash")
+        if known is None:
+            names = ("size", "guid", "gold", "pretrain_seed", "finetune_seed", "epoch")
+            text = json.dumps([[str(value) for value in store[name].values] for name in names])
+            known = hashlib.sha256(text.encode()).hexdigest()
+        found.append({"task": str(store.attrs["task"]), "configuration_hash": str(known)})
+    return sorted(found, key=lambda entry: (entry["task"], entry["configuration_hash"]))
+
+
+class AnalysisFolder:
+    """The output folder, claimed for the analysis of certain stores.
+
+    Parameters
+    ----------
+    path : Path
+        The folder; it need not exist.
+    stores : list of dict
+        From `identity`.
+
+    Raises
+    ------
+    InputError
+        If the folder holds another analysis, a file of another origin that would be overwritten,
+        or a prediction store. Nothing is touched.
+    """
+
+    def __init__(self, path: Path, stores: list[dict[str, str]]) -> None:
+        self.path = path
+        self.stores = stores
+        self.written: list[str] = []
+        self._before: list[str] = []
+        if path.exists() and not path.is_dir():
+            raise InputError(f"{path}: is a file; give a folder as --out")
+        for folder in (path, *path.absolute().parents):
+            if (folder / "zarr.json").exists() or (folder / ".zgroup").exists():
+                raise InputError(f"{path}: lies in a prediction store; give another folder")
+        if (path / RECORD).exists():
+            self._before = self._require_same_analysis()
+        else:
+            taken = [name for name in (REPORT, TABLES, FIGURES) if (path / name).exists()]
+            if taken:
+                raise InputError(
+                    f"{path}: already holds {taken[0]}, which no analysis wrote; "
+                    "give another folder as --out"
+                )
+
+    def _require_same_analysis(self) -> list[str]:
+        record = self.path / RECORD
+        try:
+            content: Any = json.loads(record.read_text(encoding="utf-8"))
+            stores, files = content["stores"], [str(name) for name in content["files"]]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise InputError(
+                f"{record}: not the record of an analysis; give another folder as --out"
+            ) from error
+        if stores != self.stores:
+            raise InputError(
+                f"{self.path}: already holds the analysis of other predictions; "
+                "give another folder as --out"
+            )
+        return files
+
+    def begin(self, planned: Sequence[str]) -> None:
+        """Claim the folder before the first file, so that an interrupted analysis can go on."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._record([*self._before, *planned])
+        except OSError as error:
+            raise InputError(
+                f"{self.path}: cannot be written ({error.strerror}); give another folder as --out"
+            ) from error
+
+    def write(self, name: str, content: bytes) -> None:
+        """Write one file, by its path in the folder (POSIX), in one step."""
+        target = self.path / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        beside = target.with_name(f".{target.name}.{os.getpid()}.part")
+        try:
+            beside.write_bytes(content)
+            beside.replace(target)
+        finally:
+            beside.unlink(missing_ok=True)
+        self.written.append(name)
+
+    def end(self) -> None:
+        """Remove what an earlier run of the same analysis wrote and this one did not."""
+        for name in sorted(set(self._before) - set(self.written)):
+            parts = PurePosixPath(name).parts
+            if len(parts) == 2 and parts[0] in (TABLES, FIGURES) and parts[1] != "..":
+                (self.path / name).unlink(missing_ok=True)
+        self._record(self.written)
+
+    def _record(self, files: Iterable[str]) -> None:
+        content = {"files": sorted(set(files)), "stores": self.stores}
+        written = self.written.copy()
+        self.write(RECORD, (json.dumps(content, indent=2, sort_keys=True) + "\n").encode())
+        self.written = written
