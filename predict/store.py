@@ -11,6 +11,8 @@ import functools
 import hashlib
 import json
 import shutil
+import threading
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -270,9 +272,9 @@ def bad_row(probability: NDArray[np.floating], range_tolerance: float) -> int | 
     """
     if probability.dtype == np.float16:
         probability = probability.astype(np.float32)
-    ones = np.ones(probability.shape[1], probability.dtype)
-    # Written so that a NaN fails each comparison; a sum as a product is ten times a row-wise sum.
-    sums = np.abs(probability @ ones - 1) <= ROW_SUM_TOLERANCE
+    # Column by column is ten times as fast as row by row. A NaN fails each comparison.
+    total = functools.reduce(np.add, probability.T)
+    sums = np.abs(total - 1) <= ROW_SUM_TOLERANCE
     low, high = -range_tolerance, 1 + range_tolerance
     if sums.all() and probability.min() >= low and probability.max() <= high:
         return None
@@ -377,17 +379,7 @@ def open_store(path: Path | str) -> xr.Dataset:
         or attribute at fault.
     """
     path = Path(path)
-    if not path.exists():
-        raise InputError(f"{path}: no such prediction store; check the path")
-    try:
-        dataset = xr.open_zarr(
-            path, chunks=None, consolidated=False, mask_and_scale=False, decode_times=False
-        )
-    except Exception as error:  # damaged metadata raises whatever the damage runs into
-        raise InputError(
-            f"{path}: cannot be read as a Zarr store ({_one_line(error)}); give a prediction store"
-        ) from error
-    dataset = dataset.set_coords([name for name in ("guid", "split", "gold") if name in dataset])
+    dataset = _open_unchecked(path)
     _check_variables(path, dataset)
     try:
         _check_coordinates(path, dataset)
@@ -400,6 +392,20 @@ def open_store(path: Path | str) -> xr.Dataset:
         ) from error
     _check_attributes(path, dataset)
     return dataset
+
+
+def _open_unchecked(path: Path) -> xr.Dataset:
+    if not path.exists():
+        raise InputError(f"{path}: no such prediction store; check the path")
+    try:
+        dataset = xr.open_zarr(
+            path, chunks=None, consolidated=False, mask_and_scale=False, decode_times=False
+        )
+    except Exception as error:  # damaged metadata raises whatever the damage runs into
+        raise InputError(
+            f"{path}: cannot be read as a Zarr store ({_one_line(error)}); give a prediction store"
+        ) from error
+    return dataset.set_coords([name for name in ("guid", "split", "gold") if name in dataset])
 
 
 def _one_line(error: BaseException) -> str:
@@ -462,11 +468,11 @@ def _check_coordinates(path: Path, dataset: xr.Dataset) -> None:
             raise InputError(f"{path}: coordinate {name!r} is empty; a store has at least one")
         if name in ("split", "gold"):
             continue
-        index = pd.Index(coordinate.values.astype(object))
-        if not index.is_unique:
+        values = coordinate.values.tolist()
+        if len(set(values)) < len(values):
+            twice = Counter(values).most_common(1)[0][0]
             raise InputError(
-                f"{path}: coordinate {name!r} holds {index[index.duplicated()][0]!r} twice;"
-                " each may occur once"
+                f"{path}: coordinate {name!r} holds {twice!r} twice; each may occur once"
             )
     if not dataset["epoch"].to_index().is_monotonic_increasing:
         raise InputError(f"{path}: coordinate 'epoch' is not ascending; write the last one last")
@@ -529,16 +535,23 @@ def _open_for_writing(path: Path) -> _Store:
         status = (path / "zarr.json").stat()
     except OSError as error:
         raise InputError(f"{path}: no such prediction store; check the path") from error
-    return _cached_store(path.absolute(), status.st_ino, status.st_mtime_ns)
+    with _opening:
+        return _cached_store(path.absolute(), status.st_ino, status.st_mtime_ns)
 
 
-# Checking the coordinates of a large store takes longer than writing a run to it. The inode and
+_opening = threading.Lock()
+
+
+# Reading the gold labels of a large store takes longer than writing a run to it. The inode and
 # time of its metadata tell apart the stores that succeed each other at a path.
 @functools.lru_cache(maxsize=4)
 def _cached_store(path: Path, inode: int, mtime_ns: int) -> _Store:
-    dataset = open_store(path)
-    if "label" not in dataset.coords:
-        raise InputError(f"{path}: coordinate 'label' is missing; predictions cannot be added")
+    dataset = _open_unchecked(path)
+    _check_variables(path, dataset)
+    _check_attributes(path, dataset)
+    for name in ("gold", "label", *RUN):
+        if name not in dataset.coords:
+            raise InputError(f"{path}: coordinate {name!r} is missing; rebuild the store")
     labels = [str(label) for label in dataset["label"].values]
     try:
         gold = gold_index(dataset["gold"].values, labels)

@@ -1,0 +1,101 @@
+"""The commands of ``python -m predict``."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+from tqdm import tqdm
+
+from configs.errors import InputError
+from predict import release
+
+
+@click.group()
+def main() -> None:
+    """Class probabilities of many classifiers, in one prediction tensor."""
+
+
+@main.command("run")
+@click.argument("config", type=click.Path(path_type=Path))
+def run_command(config: Path) -> None:
+    """Predict with the finetuned classifiers of the experiment CONFIG (YAML)."""
+    # Here, so that the other commands work where TensorFlow is not installed.
+    from predict.run import predict_experiment
+
+    predict_experiment(config)
+
+
+@main.command("import-release")
+@click.argument("directory", type=click.Path(path_type=Path))
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="The store to write.")
+@click.option(
+    "--probability-dtype",
+    type=click.Choice(["float16", "float32", "none"]),
+    default="float16",
+    show_default=True,
+    help="Type in which to store the probabilities; none to store correctness only.",
+)
+@click.option("--sizes", help="Sizes, smallest first, separated by commas.")
+def import_release_command(
+    directory: Path, out: Path, probability_dtype: str, sizes: str | None
+) -> None:
+    """Write the predictions published in DIRECTORY into a store.
+
+    DIRECTORY holds data.json and results/s{size}p{P}f{F}epoch{E}over3.tsv.
+    """
+    start = time.perf_counter()
+    found = release.read_release(directory)
+    ordered = _sizes(found, sizes)
+    dtype = None if probability_dtype == "none" else probability_dtype
+    if release.is_imported(found, out, sizes=ordered, probability_dtype=dtype):
+        click.echo(f"{out}: already holds this release")
+        return
+    if found.absent:
+        click.echo(f"{found.absent} runs are absent and stay unfinished")
+    rows = len(found.instances) * len(found.runs)
+    with tqdm(total=rows, unit="row", unit_scale=True, leave=False, disable=None) as progress:
+        imported = release.import_release(
+            found, out, sizes=ordered, probability_dtype=dtype, advance=progress.update
+        )
+    seconds = time.perf_counter() - start
+    click.echo(
+        f"{out}: {len(found.instances):,} instances; sizes {_listed(ordered)};"
+        f" pretraining seeds {_listed(found.pretrain_seeds)};"
+        f" finetuning seeds {_listed(found.finetune_seeds)};"
+        f" epochs {_listed([f'{thirds / 3:.4g}' for thirds in found.thirds])};"
+        f" {imported.runs} runs, mean accuracy {imported.accuracy:.4f}"
+    )
+    click.echo(f"{rows:,} rows in {seconds:.1f} s, {rows / seconds:,.0f} rows/s")
+
+
+def _sizes(found: release.Release, wanted: str | None) -> list[str]:
+    if wanted is None:
+        ordered, known = release.order_sizes(found.sizes)
+        if not known:
+            click.echo(f"sizes in the order {', '.join(ordered)}; --sizes sets another")
+        return ordered
+    ordered = [name.strip() for name in wanted.split(",")]
+    if sorted(ordered) != sorted(found.sizes):
+        raise InputError(
+            f"--sizes {wanted}: name each size in the release once: {','.join(found.sizes)}"
+        )
+    return ordered
+
+
+def _listed(values: Sequence[object]) -> str:
+    return ", ".join(map(str, values))
+
+
+@main.command("export-release")
+@click.argument("store", type=click.Path(path_type=Path))
+@click.option(
+    "--out", required=True, type=click.Path(path_type=Path), help="The folder to write; new."
+)
+def export_release_command(store: Path, out: Path) -> None:
+    """Write the finished runs of STORE in the published layout."""
+    with tqdm(unit="row", unit_scale=True, leave=False, disable=None) as progress:
+        runs = release.export_release(store, out, advance=progress.update)
+    click.echo(f"{out}: {runs} runs")

@@ -1,0 +1,659 @@
+"""The layout in which the paper's predictions are published: reading it, and writing it.
+
+A release is a folder with
+
+- ``data.json``: ``{task_name, label_list, train, predict: [{guid, text_a, text_b, label, ...}]}``;
+- ``results/s{size}p{P}f{F}epoch{E}over3.tsv``: the predictions of one run, pretraining seed P,
+  finetuning seed F, after E / 3 epochs; a row per instance, in the order of ``predict``; per row
+  one probability per class, in the order of ``label_list``; no header.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import re
+import shutil
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
+from numpy.typing import NDArray
+
+from configs.errors import InputError
+from predict.correctness import ENTAILMENT, NON_ENTAILMENT, correctness
+from predict.store import (
+    INSTANCE_COLUMNS,
+    ROW_SUM_TOLERANCE,
+    bad_row,
+    configuration_hash,
+    finish_runs,
+    instance_split,
+    instances_path,
+    new_store,
+    open_store,
+    set_configuration,
+    write_run,
+)
+
+KNOWN_SIZES = ("tiny", "mini", "small", "medium", "base", "large")
+RESULT_NAME = re.compile(r"s(?P<size>.+)p(?P<p>\d+)f(?P<f>\d+)epoch(?P<e>\d+)over3\.tsv")
+
+# A softmax in single precision can exceed 1 by a unit in the last place.
+RANGE_TOLERANCE = 1e-6
+
+
+class ReleasedRun(NamedTuple):
+    """One run of a release; `thirds` is its checkpoint in thirds of an epoch."""
+
+    size: str
+    pretrain_seed: int
+    finetune_seed: int
+    thirds: int
+
+    @property
+    def epoch(self) -> float:
+        """Checkpoint in epochs of finetuning."""
+        return self.thirds / 3
+
+    @property
+    def file_name(self) -> str:
+        """Name of the run's file in ``results``."""
+        return f"s{self.size}p{self.pretrain_seed}f{self.finetune_seed}epoch{self.thirds}over3.tsv"
+
+
+@dataclass(frozen=True)
+class Release:
+    """A release whose ``data.json`` has been read, and whose runs have been listed.
+
+    Attributes
+    ----------
+    directory : Path
+        The release.
+    task : str
+        Its task.
+    labels : tuple of str
+        Classes, in the order of the columns of a run's file.
+    instances : DataFrame
+        ``guid``, ``text_a``, ``text_b``, ``label`` and metadata, in the order of the rows of a
+        run's file.
+    runs : dict
+        The file of each run.
+    """
+
+    directory: Path
+    task: str
+    labels: tuple[str, ...]
+    instances: pd.DataFrame
+    runs: dict[ReleasedRun, Path]
+
+    @property
+    def sizes(self) -> list[str]:
+        """Sizes in natural alphabetical order."""
+        return sorted({run.size for run in self.runs}, key=_natural)
+
+    @property
+    def pretrain_seeds(self) -> list[int]:
+        """Pretraining seeds, ascending."""
+        return sorted({run.pretrain_seed for run in self.runs})
+
+    @property
+    def finetune_seeds(self) -> list[int]:
+        """Finetuning seeds, ascending."""
+        return sorted({run.finetune_seed for run in self.runs})
+
+    @property
+    def thirds(self) -> list[int]:
+        """Checkpoints in thirds of an epoch, ascending."""
+        return sorted({run.thirds for run in self.runs})
+
+    @property
+    def absent(self) -> int:
+        """Number of combinations of size, seeds and checkpoint that have no file."""
+        grid = len(self.sizes) * len(self.pretrain_seeds) * len(self.finetune_seeds)
+        return grid * len(self.thirds) - len(self.runs)
+
+
+@dataclass(frozen=True)
+class Imported:
+    """What an import wrote: the runs, and the mean of their accuracies (0 to 1)."""
+
+    runs: int
+    accuracy: float
+
+
+def _natural(name: str) -> list[tuple[int, int, str]]:
+    parts = re.findall(r"\d+|\D+", name)
+    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts]
+
+
+def order_sizes(names: Sequence[str]) -> tuple[list[str], bool]:
+    """Order size names, smallest first.
+
+    Parameters
+    ----------
+    names : sequence of str
+        Names of the sizes.
+
+    Returns
+    -------
+    ordered : list of str
+        By `KNOWN_SIZES` if all are known, otherwise in natural alphabetical order.
+    known : bool
+        Whether all are known.
+    """
+    known = all(name in KNOWN_SIZES for name in names)
+    return sorted(names, key=KNOWN_SIZES.index if known else _natural), known
+
+
+def read_release(directory: Path | str) -> Release:
+    """Read ``data.json`` of a release and list its runs.
+
+    Parameters
+    ----------
+    directory : path
+        The release.
+
+    Returns
+    -------
+    Release
+        Its instances and runs; no file of a run has been opened.
+
+    Raises
+    ------
+    InputError
+        If a file is missing or unreadable, an instance lacks its guid or label, a guid occurs
+        twice, a label is unknown, or a ``.tsv`` file has a name that names no run.
+    """
+    directory = Path(directory)
+    if not directory.is_dir():
+        raise InputError(f"{directory}: no such folder; give the folder that holds data.json")
+    path = directory / "data.json"
+    try:
+        data = json.loads(path.read_bytes())
+    except OSError as error:
+        raise InputError(
+            f"{path}: cannot be read ({error.strerror}); give the folder that holds data.json"
+        ) from error
+    except ValueError as error:
+        raise InputError(f"{path}: is not JSON ({error}); correct or restore it") from error
+    task, labels, items = _data_fields(path, data)
+    instances = _instances(path, items, labels)
+    return Release(directory, task, tuple(labels), instances, _list_runs(directory / "results"))
+
+
+def _data_fields(path: Path, data: Any) -> tuple[str, list[str], list[Any]]:
+    if not isinstance(data, dict):
+        raise InputError(f"{path}: is not a JSON object; it needs task_name, label_list, predict")
+    task = data.get("task_name")
+    if not isinstance(task, str):
+        raise InputError(f"{path}: 'task_name' is missing or no text; add it")
+    labels = data.get("label_list")
+    if (
+        not isinstance(labels, list)
+        or len(labels) < 2
+        or not all(isinstance(label, str) for label in labels)
+        or len(set(labels)) < len(labels)
+    ):
+        raise InputError(f"{path}: 'label_list' is missing or no list of different labels; add it")
+    items = data.get("predict")
+    if not isinstance(items, list) or not items:
+        raise InputError(f"{path}: 'predict' is missing or no list of instances; add it")
+    return task, labels, items
+
+
+def _instances(path: Path, items: list[Any], labels: list[str]) -> pd.DataFrame:
+    allowed = set(labels) | ({NON_ENTAILMENT} if ENTAILMENT in labels else set())
+    for position, item in enumerate(items):
+        where = f"{path}: predict[{position}]"
+        if not isinstance(item, dict):
+            raise InputError(f"{where} is no object; give it guid, text_a, text_b and label")
+        for field in ("guid", "label"):
+            if not isinstance(item.get(field), str) or not item[field]:
+                raise InputError(f"{where}: {field!r} is missing or no text; add it")
+        for field in ("text_a", "text_b"):
+            if not isinstance(item.get(field), str | None):
+                raise InputError(f"{where}: {field!r} is no text; make it text or null")
+        if item["label"] not in allowed:
+            raise InputError(
+                f"{where}: label {item['label']!r} is not in label_list"
+                f" ({', '.join(labels)}); correct it or add it there"
+            )
+    guid, count = Counter(item["guid"] for item in items).most_common(1)[0]
+    if count > 1:
+        raise InputError(f"{path}: guid {guid!r} occurs {count} times; give each instance its own")
+    names = dict.fromkeys(["guid", "text_a", "text_b", "label"])
+    for item in items:
+        names.update(dict.fromkeys(item))
+    instances = pd.DataFrame(
+        {name: pd.Series([item.get(name) for item in items], dtype=object) for name in names}
+    )
+    try:
+        return instances.assign(split=instance_split(instances))
+    except InputError as error:
+        raise InputError(f"{path}: {error.message}") from error
+
+
+def _list_runs(results: Path) -> dict[ReleasedRun, Path]:
+    try:
+        files = sorted(path for path in results.iterdir() if path.suffix == ".tsv")
+    except OSError as error:
+        raise InputError(
+            f"{results}: cannot be read ({error.strerror}); put the runs' .tsv files there"
+        ) from error
+    if not files:
+        raise InputError(f"{results}: no .tsv file; put the runs' files there")
+    runs: dict[ReleasedRun, Path] = {}
+    for path in files:
+        match = RESULT_NAME.fullmatch(path.name)
+        if match is None:
+            raise InputError(
+                f"{path}: the name is not s{{size}}p{{P}}f{{F}}epoch{{E}}over3.tsv; rename or"
+                " remove the file"
+            )
+        run = ReleasedRun(match["size"], int(match["p"]), int(match["f"]), int(match["e"]))
+        if run in runs:
+            raise InputError(f"{path}: the same run as {runs[run].name}; remove one of them")
+        runs[run] = path
+    return dict(sorted(runs.items()))
+
+
+def parse_probabilities(
+    content: bytes, *, name: Path | str, labels: Sequence[str], instances: int
+) -> NDArray[np.float64]:
+    """Parse the file of one run.
+
+    Parameters
+    ----------
+    content : bytes
+        The file.
+    name : path
+        Its name, for errors.
+    labels : sequence of str
+        Classes: one column each.
+    instances : int
+        Number of rows that there must be.
+
+    Returns
+    -------
+    ndarray of float64, shape (instance, label)
+        Class probabilities.
+
+    Raises
+    ------
+    InputError
+        If there are more or fewer rows or columns, or a row has something that is no number, a
+        NaN, a value outside 0 to 1, or a sum that differs from 1 by more than 1e-3; names the
+        first such row, counted from 1.
+    """
+    columns = [str(position) for position in range(len(labels))]
+    try:
+        table = pa.csv.read_csv(
+            pa.BufferReader(content),
+            # Files are parsed side by side, which is faster than threads within a file.
+            read_options=pa.csv.ReadOptions(
+                use_threads=False, block_size=1 << 20, column_names=columns
+            ),
+            parse_options=pa.csv.ParseOptions(
+                delimiter="\t", quote_char=False, ignore_empty_lines=False
+            ),
+            convert_options=pa.csv.ConvertOptions(
+                column_types=dict.fromkeys(columns, pa.float64()), null_values=[]
+            ),
+        )
+    except pa.ArrowInvalid as error:
+        raise _parse_error(content, name, len(labels), instances) from error
+    if table.num_rows != instances:
+        raise _parse_error(content, name, len(labels), instances)
+    probability = np.empty((instances, len(labels)))
+    for position, column in enumerate(table.columns):
+        probability[:, position] = column.to_numpy()
+    if bad_row(probability, RANGE_TOLERANCE) is not None:
+        raise _parse_error(content, name, len(labels), instances)
+    return probability
+
+
+def _parse_error(content: bytes, name: Path | str, columns: int, instances: int) -> InputError:
+    """Find the first fault in a run's file, row by row: slow, but only for a bad file."""
+    lines = content.decode("utf-8", errors="replace").splitlines()
+    remedy = "restore the file"
+    for row, line in enumerate(lines[:instances], start=1):
+        fields = line.split("\t")
+        if len(fields) != columns:
+            return InputError(
+                f"{name}: row {row} has {len(fields)} columns, label_list has {columns} labels;"
+                f" {remedy}"
+            )
+        values = []
+        for field in fields:
+            try:
+                value = float(field)
+            except ValueError:
+                return InputError(f"{name}: row {row}: {field[:40]!r} is no number; {remedy}")
+            if math.isnan(value):
+                return InputError(f"{name}: row {row} has a NaN; {remedy}")
+            if not -RANGE_TOLERANCE <= value <= 1 + RANGE_TOLERANCE:
+                return InputError(f"{name}: row {row}: {field} is not between 0 and 1; {remedy}")
+            values.append(value)
+        if not abs(sum(values) - 1) <= ROW_SUM_TOLERANCE:
+            return InputError(f"{name}: row {row} sums to {sum(values):.6g}, not to 1; {remedy}")
+    if len(lines) != instances:
+        return InputError(
+            f"{name}: {len(lines)} rows, 'predict' in data.json has {instances} instances; {remedy}"
+        )
+    return InputError(f"{name}: is no table of numbers; {remedy}")
+
+
+def _read_run(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InputError(
+            f"{path}: cannot be read ({error.strerror}); restore or remove it"
+        ) from error
+
+
+def _configuration(
+    release: Release,
+    sizes: Sequence[str],
+    probability_dtype: str | None,
+    digests: Sequence[str],
+) -> dict[str, Any]:
+    """Describe an imported store; the digest covers every byte that was read."""
+    content = hashlib.sha256(_read_run(release.directory / "data.json"))
+    for run, digest in zip(release.runs, digests, strict=True):
+        content.update(f"{run.file_name}\t{digest}\n".encode())
+    return {
+        "source": "release",
+        "digest": content.hexdigest(),
+        "sizes": list(sizes),
+        "probability_dtype": probability_dtype,
+    }
+
+
+def is_imported(
+    release: Release, out: Path | str, *, sizes: Sequence[str], probability_dtype: str | None
+) -> bool:
+    """Tell whether a store holds this release already.
+
+    Parameters
+    ----------
+    release : Release
+        The release; its files are read.
+    out : path
+        Where the store would be.
+    sizes : sequence of str
+        Sizes, smallest first.
+    probability_dtype : {"float16", "float32", None}
+        Type in which to store the probabilities.
+
+    Returns
+    -------
+    bool
+        False if there is nothing at `out`; True if there is what `import_release` would write.
+
+    Raises
+    ------
+    InputError
+        If there is something else at `out`.
+    """
+    out = Path(out)
+    if not out.exists():
+        return False
+    there = open_store(out).attrs.get("configuration_hash")
+    digests = [hashlib.sha256(_read_run(path)).hexdigest() for path in release.runs.values()]
+    here = configuration_hash(_configuration(release, sizes, probability_dtype, digests))
+    if there != here:
+        raise InputError(
+            f"{out}: already holds other predictions, or these with other options; remove it or"
+            " choose another --out"
+        )
+    return True
+
+
+def import_release(
+    release: Release,
+    out: Path | str,
+    *,
+    sizes: Sequence[str],
+    probability_dtype: str | None,
+    advance: Callable[[int], object],
+) -> Imported:
+    """Write a release into a new prediction store, which appears whole or not at all.
+
+    Parameters
+    ----------
+    release : Release
+        The release.
+    out : path
+        The store.
+    sizes : sequence of str
+        Sizes, smallest first.
+    probability_dtype : {"float16", "float32", None}
+        Type in which to store the probabilities; None to store correctness only.
+    advance : callable
+        Called with the number of rows after each run.
+
+    Returns
+    -------
+    Imported
+        The number of runs, and the mean of their accuracies.
+
+    Raises
+    ------
+    InputError
+        If there is something at `out`, or a run's file is bad; then nothing is left behind.
+    """
+    rows = len(release.instances)
+    with new_store(
+        out,
+        task=release.task,
+        sizes=sizes,
+        instances=release.instances,
+        labels=release.labels,
+        pretrain_seeds=release.pretrain_seeds,
+        finetune_seeds=release.finetune_seeds,
+        epochs=[thirds / 3 for thirds in release.thirds],
+        probability_dtype=probability_dtype,
+        configuration={},
+    ) as partial:
+
+        def write(item: tuple[ReleasedRun, Path]) -> tuple[str, float]:
+            run, path = item
+            content = _read_run(path)
+            probability = parse_probabilities(
+                content, name=path, labels=release.labels, instances=rows
+            )
+            correct = write_run(
+                partial,
+                size=run.size,
+                pretrain_seed=run.pretrain_seed,
+                finetune_seed=run.finetune_seed,
+                epoch=run.epoch,
+                probability=probability,
+            )
+            return hashlib.sha256(content).hexdigest(), float(correct.mean())
+
+        models: dict[tuple[str, int], list[tuple[int, float]]] = {}
+        for run in release.runs:
+            models.setdefault((run.size, run.pretrain_seed), []).append(
+                (run.finetune_seed, run.epoch)
+            )
+
+        def finish(model: tuple[str, int]) -> None:
+            finish_runs(partial, size=model[0], pretrain_seed=model[1], runs=models[model])
+
+        digests: list[str] = []
+        accuracies: list[float] = []
+        with ThreadPoolExecutor(_workers()) as pool:
+            for digest, accuracy in pool.map(write, release.runs.items()):
+                digests.append(digest)
+                accuracies.append(accuracy)
+                advance(rows)
+            for _ in pool.map(finish, models):
+                pass
+        configuration = _configuration(release, sizes, probability_dtype, digests)
+        set_configuration(partial, configuration)
+    return Imported(len(accuracies), float(np.mean(accuracies)))
+
+
+def _workers() -> int:
+    # Each holds one run in memory; parsing, hashing and compressing leave the interpreter free.
+    return min(os.cpu_count() or 1, 8)
+
+
+def export_release(
+    path: Path | str, directory: Path | str, *, advance: Callable[[int], object]
+) -> int:
+    """Write the finished runs of a prediction store as a release.
+
+    Probabilities are printed with as many digits as single precision needs. Where rounding has
+    made two classes equally probable and ``correct`` tells that the prediction was not the first
+    of them, the class that makes it so is printed one unit in the last place higher.
+
+    Parameters
+    ----------
+    path : path
+        A store with probabilities.
+    directory : path
+        The release: a folder that does not exist yet.
+    advance : callable
+        Called with the number of rows after each run.
+
+    Returns
+    -------
+    int
+        Number of runs written.
+
+    Raises
+    ------
+    InputError
+        If the store has no probabilities, no finished run, epochs that are no thirds, names that
+        do not fit the layout, no texts beside it, or a ``correct`` that does not follow from its
+        probabilities; or if `directory` exists. Then nothing is left behind.
+    """
+    path, directory = Path(path), Path(directory)
+    dataset = open_store(path)
+    if "probability" not in dataset:
+        raise InputError(f"{path}: has no probabilities; import it again with them")
+    if directory.exists():
+        raise InputError(f"{directory}: already exists; remove it or choose another --out")
+    labels = [str(label) for label in dataset["label"].values]
+    items = _items(path, dataset["guid"].values.tolist(), dataset["gold"].values.tolist())
+    gold = np.array([item["label"] for item in items], dtype=object)
+    positions = np.argwhere(dataset["finished"].values).tolist()
+    if not positions:
+        raise InputError(f"{path}: no run is finished; finish some first")
+    runs = [_released_run(path, dataset.isel(_at(position)).coords) for position in positions]
+
+    partial = directory.with_name(directory.name + f".partial-{os.getpid()}")
+    try:
+        (partial / "results").mkdir(parents=True)
+    except OSError as error:
+        raise InputError(
+            f"{directory}: cannot be written ({error.strerror}); choose another --out"
+        ) from error
+    try:
+        data = {"task_name": dataset.attrs["task"], "label_list": labels, "train": []}
+        text = json.dumps({**data, "predict": items}, ensure_ascii=False)
+        (partial / "data.json").write_text(text, encoding="utf-8")
+
+        def write(item: tuple[ReleasedRun, Sequence[int]]) -> None:
+            run, position = item
+            slices = dataset.isel(_at(position))
+            probability = _untied(
+                slices["probability"].values.astype(np.float32),
+                slices["correct"].values,
+                gold,
+                labels,
+            )
+            if probability is None:
+                raise InputError(
+                    f"{path}: 'correct' of {run.file_name.removesuffix('.tsv')} does not follow"
+                    " from 'probability'; rebuild the store"
+                )
+            table = pa.table({str(j): probability[:, j] for j in range(len(labels))})
+            pa.csv.write_csv(
+                table,
+                partial / "results" / run.file_name,
+                pa.csv.WriteOptions(include_header=False, delimiter="\t", quoting_style="none"),
+            )
+
+        with ThreadPoolExecutor(_workers()) as pool:
+            for _ in pool.map(write, zip(runs, positions, strict=True)):
+                advance(len(items))
+        partial.rename(directory)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return len(runs)
+
+
+def _at(position: Sequence[int]) -> dict[str, int]:
+    names = ("size", "pretrain_seed", "finetune_seed", "epoch")
+    return dict(zip(names, position, strict=True))
+
+
+def _released_run(path: Path, coordinates: Any) -> ReleasedRun:
+    epoch = float(coordinates["epoch"])
+    thirds = round(epoch * 3)
+    if abs(epoch * 3 - thirds) > 1e-6:
+        raise InputError(f"{path}: epoch {epoch:.6g} is no number of thirds; leave it out")
+    run = ReleasedRun(
+        str(coordinates["size"].item()),
+        int(coordinates["pretrain_seed"]),
+        int(coordinates["finetune_seed"]),
+        thirds,
+    )
+    match = RESULT_NAME.fullmatch(run.file_name)
+    if match is None or match["size"] != run.size or "/" in run.size:
+        raise InputError(f"{path}: {run.file_name!r} does not fit the layout; rename the size")
+    return run
+
+
+def _items(path: Path, guids: list[str], gold: list[str]) -> list[dict[str, Any]]:
+    texts = instances_path(path)
+    try:
+        frame = pa.parquet.read_table(texts)
+    except (OSError, pa.ArrowException) as error:
+        raise InputError(f"{texts}: cannot be read; put the store's texts there") from error
+    for column in INSTANCE_COLUMNS:
+        if column not in frame.column_names:
+            raise InputError(f"{texts}: has no column {column!r}; restore the file")
+    if frame["guid"].to_pylist() != guids or frame["label"].to_pylist() != gold:
+        raise InputError(f"{texts}: its guids or labels are not those of {path}; restore the file")
+    items = frame.to_pylist()
+    for item in items:
+        if item["split"] == item["guid"].rpartition("-")[0]:
+            del item["split"]
+    return items
+
+
+def _untied(
+    probability: NDArray[np.float32],
+    correct: NDArray[np.bool_],
+    gold: NDArray[np.object_],
+    labels: Sequence[str],
+) -> NDArray[np.float32] | None:
+    """Raise one of several equally probable classes so that `correct` follows, if any does."""
+    wrong = np.flatnonzero(correctness(probability, gold, labels) != correct)
+    for row in wrong:
+        values = probability[row]
+        for candidate in np.flatnonzero(values == values.max()):
+            raised = values.copy()
+            raised[candidate] = np.nextafter(values[candidate], np.float32(2))
+            if correctness(raised[None], gold[row : row + 1], labels)[0] == correct[row]:
+                probability[row] = raised
+                break
+        else:
+            return None
+    return probability
