@@ -139,9 +139,12 @@ def _notes(task: TaskPredictions) -> tuple[str, ...]:
         f"{'seed' if having == 1 else 'seeds'}, and a comparison needs two; its cells are empty"
         for name, having in too_few.items()
     ]
+    alike: dict[tuple[int, int, str], list[str]] = {}
+    for (name, used, having), others in left_out.items():
+        alike.setdefault((used, having, ", ".join(others)), []).append(name)
     notes += [
-        f"{task.task}, {name}: the first {used} of {having} pretraining seeds are compared with "
-        f"{', '.join(others)}, as both sides need the same even number"
-        for (name, used, having), others in left_out.items()
+        f"{task.task}, {', '.join(names)}: the first {used} of {having} pretraining seeds are "
+        f"compared with {others}, as both sides need the same even number"
+        for (used, having, others), names in alike.items()
     ]
     return tuple(notes)

@@ -77,8 +77,8 @@ def all_figures(
                 if any(counts.seeds):
                     yield _render(
                         figure_name("instance_accuracy", task.task, split),
-                        f"Instance accuracy by size ({where}): the fraction of instances that "
-                        "each share of the runs predicts correctly.",
+                        f"Instance accuracy by size ({where}): how instances are distributed over "
+                        "the share of runs that predict them correctly.",
                         instance_accuracy_figure(counts),
                     )
                 pair = compared.extremes(split, "runs")
@@ -110,8 +110,8 @@ def instance_accuracy_figure(counts: Counts) -> Figure:
     Returns
     -------
     matplotlib.figure.Figure
-        The fractions are on a logarithmic scale: almost all instances are at 0 or 1, and what
-        matters lies between.
+        Densities on a logarithmic scale: almost all instances are at 0 or 1, and what matters
+        lies between.
     """
     shown = [size for size, seeds in enumerate(counts.seeds) if seeds]
     columns = min(len(shown), 5)
@@ -122,18 +122,18 @@ def instance_accuracy_figure(counts: Counts) -> Figure:
     panels: list[Axes] = list(grid.ravel())
     for panel in panels[len(shown) :]:
         panel.set_axis_off()
-    smallest = np.inf
+    smallest, largest = np.inf, 0.0
     for panel, size in zip(panels, shown, strict=False):
         total = instance_accuracy_counts(counts.correct[size], counts.runs)
-        height, edges = _bins(total, 0.0, 1.0, 11)
-        height = height / counts.instances
+        height, edges = _density(total, 0.0, 1.0, 51)
         panel.stairs(height, edges, fill=True, color=OBSERVED, baseline=1e-9)
         panel.set_title(counts.sizes[size])
         smallest = min(smallest, height[height > 0].min())
-    panels[0].set(yscale="log", ylim=(_floor(smallest), 1.3), xlim=(-0.07, 1.07))
+        largest = max(largest, height.max())
+    panels[0].set(yscale="log", ylim=(smallest / 2, 1.6 * largest), xlim=(-0.05, 1.05))
     panels[0].set_xticks([0.0, 0.5, 1.0], ["0", "0.5", "1"])
     figure.supxlabel("instance accuracy", fontsize=8)
-    figure.supylabel("fraction of instances", fontsize=8)
+    figure.supylabel("density", fontsize=8)
     return figure
 
 
@@ -150,21 +150,22 @@ def instance_difference_figure(curves: DecayCurves, s1: str, s2: str) -> Figure:
     Returns
     -------
     matplotlib.figure.Figure
-        Fractions of instances on a logarithmic scale, on which the tails can be compared.
+        Densities on a logarithmic scale, on which the tails can be compared.
     """
     figure = new_figure(COLUMN_WIDTH, 2.3)
     axes = figure.subplots()
-    observed, edges = _bins(curves.observed, -1.0, 1.0, 41)
-    mixed, _ = _bins(curves.mixed, -1.0, 1.0, 41)
-    observed, mixed = observed / curves.instances, mixed / curves.mixed_total
+    observed, edges = _density(curves.observed, -1.0, 1.0, 41)
+    mixed, _ = _density(curves.mixed, -1.0, 1.0, 41)
     axes.stairs(
         observed, edges, fill=True, color=OBSERVED, alpha=0.75, baseline=1e-9, label="observed"
     )
     axes.stairs(mixed, edges, color=BASELINE, linewidth=1.3, baseline=None, label="baseline")
-    axes.set(yscale="log", ylim=(_floor(observed[observed > 0].min()), 1.3))
+    top = 1.6 * max(observed.max(), mixed.max())
+    axes.set(yscale="log", ylim=(observed[observed > 0].min() / 2, top))
     axes.set_xlim(edges[0], edges[-1])
+    axes.set_xticks([-1.0, -0.5, 0.0, 0.5, 1.0])
     axes.set_xlabel(f"accuracy of {s2} minus accuracy of {s1}")
-    axes.set_ylabel("fraction of instances")
+    axes.set_ylabel("density")
     axes.legend(loc="upper right")
     return figure
 
@@ -204,53 +205,52 @@ def decay_cumulative_figure(curves: DecayCurves, s1: str, s2: str) -> Figure:
     bound = decay_bound(curves)
     top = max(float(discovery[-1]), float(baseline[-1]), 1e-6)
     if bound.bound > 0:
+        # Near t = 0 both curves may rise so high that the gap could no longer be seen.
+        top = min(top, 3.0 * bound.discovery)
         # A step starts at its threshold; its middle is where both curves are flat.
         at = bound.threshold + 0.5 / curves.steps
+        leftmost = at < -0.5
         axes.vlines(at, bound.baseline, bound.discovery, color=MARK, linewidth=1.6)
         axes.plot([at, at], [bound.baseline, bound.discovery], "_", color=MARK, markersize=6)
         axes.annotate(
-            f"bound {bound.bound:.2%}\nat t = {bound.threshold:.3g}",
+            f"bound {bound.bound:.2%}\nat t = {bound.threshold:.3g}".replace("-", "\N{MINUS SIGN}"),
             (at, bound.discovery),
-            xytext=(min(at, -0.3) - 0.06, max(bound.discovery, 0.42 * top)),
-            ha="right",
+            xytext=(at + 0.12 if leftmost else min(at, -0.3) - 0.06, 0.42 * top),
+            ha="left" if leftmost else "right",
             va="bottom",
             fontsize=7,
             arrowprops={"arrowstyle": "-", "color": MARK, "linewidth": 0.6},
         )
     axes.set(xlim=(-1.0, 0.0), ylim=(0.0, 1.05 * top))
-    axes.set_xlabel(f"threshold t on the change from {s1} to {s2}")
-    axes.set_ylabel("fraction of instances ≤ t")
+    axes.set_xlabel(f"threshold t (change from {s1} to {s2})")
+    axes.set_ylabel("fraction that changes by ≤ t")
     axes.legend(loc="upper left")
     return figure
 
 
-def _bins(
+def _density(
     counts: NDArray[np.integer] | NDArray[np.floating], low: float, high: float, most: int
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Join lattice points into at most `most` bins of equally many points, where that divides.
+    """Density over the lattice from `low` to `high`, in at most `most` bins and one more.
+
+    Bins hold whole lattice points, all the same odd number of them except at the two ends: one
+    where there is room, and never bins that alternate in width.
 
     Returns
     -------
-    height : ndarray of float64, shape [bin]
+    density : ndarray of float64, shape [bin]
+        Fraction of the total over the bin's width.
     edges : ndarray of float64, shape [bin + 1]
         Half a lattice step before each bin's first point.
     """
     points = len(counts)
-    wide = next(w for w in range(1, points + 1) if points % w == 0 and points // w <= most)
-    if points // wide < most / 4:
-        # A prime number of points has no even bins; those at both ends are then narrower.
-        wide = -(-points // most)
-        wide += 1 - wide % 2
+    wide = -(-points // most)
+    wide += 1 - wide % 2
     lead = (points - wide) // 2 % wide
     starts = np.unique(np.concatenate(([0], np.arange(lead, points, wide))))
-    step = (high - low) / (points - 1)
-    height = np.add.reduceat(np.asarray(counts, dtype=np.float64), starts)
-    return height, low + (np.append(starts, points) - 0.5) * step
-
-
-def _floor(smallest: float) -> float:
-    """Lower end of a logarithmic axis that shows the smallest fraction."""
-    return min(float(smallest) / 2, 0.1)
+    edges = low + (np.append(starts, points) - 0.5) * (high - low) / (points - 1)
+    weight = np.asarray(counts, dtype=np.float64)
+    return np.add.reduceat(weight, starts) / weight.sum() / np.diff(edges), edges
 
 
 def _render(name: str, caption: str, figure: Figure) -> RenderedFigure:

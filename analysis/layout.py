@@ -151,13 +151,14 @@ def _decomposition(frame: pd.DataFrame) -> Iterator[Printed]:
     for heading, group in _groups(frame, ["task", "split", "loss", "checkpoints"]):
         cells = {
             "Size": group["size"],
-            "Bias^2": group["bias2"].map(decimal),
+            "Bias²": group["bias2"].map(decimal),
             "PretVar": group["pretrain_variance"].map(decimal),
             "FineVar": group["finetune_variance"].map(decimal),
         }
         if (group["checkpoints"] == "all").all():
             cells["CkptVar"] = group["checkpoint_variance"].map(decimal)
-        yield Printed(f"{heading} checkpoints", pd.DataFrame(cells))
+        ending = "s" if "CkptVar" in cells else ""
+        yield Printed(f"{heading} checkpoint{ending}", pd.DataFrame(cells))
 
 
 _LAYOUTS: dict[str, Callable[[pd.DataFrame], Iterator[Printed]]] = {

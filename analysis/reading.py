@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
 
@@ -209,19 +210,16 @@ def _choose_splits(
     path: Path, store: xr.Dataset, wanted: Sequence[str]
 ) -> tuple[tuple[str, ...], NDArray[np.intp], NDArray[np.intp]]:
     """Name the kept splits, the position of each instance's (-1: not kept), and the kept."""
-    names, first, inverse = np.unique(
-        store["split"].values.astype(str), return_index=True, return_inverse=True
-    )
+    codes, uniques = pd.factorize(store["split"].values.astype(object))
+    names = [str(name) for name in uniques]
     missing = [name for name in wanted if name not in names]
     if missing:
-        raise InputError(
-            f"{path}: no split {', '.join(missing)}; it has {', '.join(names[np.argsort(first)])}"
-        )
-    chosen = [int(name) for name in np.argsort(first) if not wanted or names[name] in wanted]
+        raise InputError(f"{path}: no split {', '.join(missing)}; it has {', '.join(names)}")
+    chosen = [code for code, name in enumerate(names) if not wanted or name in wanted]
     position = np.full(len(names), -1, dtype=np.intp)
     position[chosen] = np.arange(len(chosen))
-    split_of = position[inverse]
-    return tuple(str(names[name]) for name in chosen), split_of, np.flatnonzero(split_of >= 0)
+    split_of = position[codes]
+    return tuple(names[code] for code in chosen), split_of, np.flatnonzero(split_of >= 0)
 
 
 class _SizeReader:
