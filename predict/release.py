@@ -11,13 +11,14 @@ A release is a folder with
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import math
 import os
 import re
 import shutil
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -213,30 +214,40 @@ def _data_fields(path: Path, data: Any) -> tuple[str, list[str], list[Any]]:
 
 
 def _instances(path: Path, items: list[Any], labels: list[str]) -> pd.DataFrame:
-    allowed = set(labels) | ({NON_ENTAILMENT} if ENTAILMENT in labels else set())
-    for position, item in enumerate(items):
-        where = f"{path}: predict[{position}]"
-        if not isinstance(item, dict):
-            raise InputError(f"{where} is no object; give it guid, text_a, text_b and label")
-        for field in ("guid", "label"):
-            if not isinstance(item.get(field), str) or not item[field]:
-                raise InputError(f"{where}: {field!r} is missing or no text; add it")
-        for field in ("text_a", "text_b"):
-            if not isinstance(item.get(field), str | None):
-                raise InputError(f"{where}: {field!r} is no text; make it text or null")
-        if item["label"] not in allowed:
-            raise InputError(
-                f"{where}: label {item['label']!r} is not in label_list"
-                f" ({', '.join(labels)}); correct it or add it there"
-            )
-    guid, count = Counter(item["guid"] for item in items).most_common(1)[0]
-    if count > 1:
+    def refuse_first(bad: Iterable[bool], fault: str) -> None:
+        position = next(itertools.compress(itertools.count(), bad), None)
+        if position is not None:
+            raise InputError(f"{path}: predict[{position}]{fault}")
+
+    refuse_first(
+        (not isinstance(item, dict) for item in items),
+        " is no object; give it guid, text_a, text_b and label",
+    )
+    names = dict.fromkeys(["guid", "text_a", "text_b", "label", *itertools.chain(*items)])
+    columns = {name: [item.get(name) for item in items] for name in names}
+    for field in ("guid", "label"):
+        refuse_first(
+            (not isinstance(value, str) or not value for value in columns[field]),
+            f": {field!r} is missing or no text; add it",
+        )
+    for field in ("text_a", "text_b"):
+        refuse_first(
+            (not isinstance(value, str | None) for value in columns[field]),
+            f": {field!r} is no text; make it text or null",
+        )
+    known = set(labels) | ({NON_ENTAILMENT} if ENTAILMENT in labels else set())
+    unknown = next((label for label in columns["label"] if label not in known), None)
+    if unknown is not None:
+        refuse_first(
+            (label == unknown for label in columns["label"]),
+            f": label {unknown!r} is not in label_list ({', '.join(labels)}); correct it or add it"
+            " there",
+        )
+    if len(set(columns["guid"])) < len(items):
+        guid, count = Counter(columns["guid"]).most_common(1)[0]
         raise InputError(f"{path}: guid {guid!r} occurs {count} times; give each instance its own")
-    names = dict.fromkeys(["guid", "text_a", "text_b", "label"])
-    for item in items:
-        names.update(dict.fromkeys(item))
     instances = pd.DataFrame(
-        {name: pd.Series([item.get(name) for item in items], dtype=object) for name in names}
+        {name: pd.Series(values, dtype=object) for name, values in columns.items()}
     )
     try:
         return instances.assign(split=instance_split(instances))

@@ -650,16 +650,15 @@ def instance_split(instances: pd.DataFrame) -> NDArray[np.object_]:
     """
     if "split" in instances:
         split = instances["split"].to_numpy(object)
-        bad = np.fromiter((not isinstance(s, str) or not s for s in split), bool, len(split))
-        if bad.any():
-            guid = instances["guid"].iloc[int(np.argmax(bad))]
+        bad = next((k for k, s in enumerate(split) if not isinstance(s, str) or not s), None)
+        if bad is not None:
+            guid = instances["guid"].iloc[bad]
             raise InputError(f"instance {guid!r} has no text in 'split'; add it, or to none")
         return split
     guids = [str(guid) for guid in instances["guid"]]
     split = np.array([guid.rpartition("-")[0] for guid in guids], dtype=object)
-    bad = split == ""
-    if bad.any():
-        guid = guids[int(np.argmax(bad))]
+    if not split.all():
+        guid = guids[list(split).index("")]
         raise InputError(f"guid {guid!r} is not SPLIT-NUMBER; rename it or give instances a split")
     return split
 
