@@ -1,15 +1,11 @@
 from __future__ import annotations
 
-import csv
 from itertools import combinations, product
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from analysis.seed_differences import seed_differences, std_accuracy
-
-PAPER = Path(__file__).parents[2].parent / "shared" / "paper"
 
 
 @pytest.mark.parametrize(("seeds", "runs"), [(2, 2), (3, 4), (5, 3), (4, 1), (1, 5)])
@@ -40,18 +36,3 @@ def test_runs_that_agree_do_not_differ(value: int) -> None:
 def test_std_is_the_sample_standard_deviation() -> None:
     assert std_accuracy(np.array([[0.8, 0.9], [0.7, 0.6]])) == pytest.approx(np.sqrt(0.05 / 3))
     assert np.isnan(std_accuracy(np.array([[0.8]])))
-
-
-@pytest.mark.skipif(not PAPER.exists(), reason="the paper's numbers are not beside the project")
-def test_published_difference_is_twice_the_published_finetuning_variance() -> None:
-    # Two draws of one Bernoulli variable differ with probability 2 p (1 - p), so that Table 1's
-    # Diff_FTune is twice Table 7's FineVar, up to the rounding of both; our estimators agree so.
-    def read(name: str, column: str) -> dict[str, float]:
-        with (PAPER / name).open(newline="") as file:
-            return {row["size"]: float(row[column]) for row in csv.DictReader(file)}
-
-    differences = read("table01_seed_differences.csv", "diff_finetune")
-    variances = read("table07_decomposition.csv", "finetune_variance")
-    assert differences.keys() == variances.keys()
-    for size, difference in differences.items():
-        assert abs(difference - 2 * variances[size]) <= 0.0005 + 2 * 0.0005 + 1e-9

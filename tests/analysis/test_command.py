@@ -1,0 +1,332 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+from click.testing import CliRunner, Result
+
+from analysis.command import analyze
+from analysis.seed_differences import seed_differences
+from analysis.variance import decompose_counts
+from tests.analysis.simulation import simulate_probability, write_store
+
+SHARED = Path(__file__).parents[2].parent / "shared"
+SIZES = {"mini": 0.6, "base": 1.2, "large": 1.8}
+COLUMNS = {
+    "accuracy": "size accuracy runs instances",
+    "seed_differences": "size diff_finetune diff_pretrain std_accuracy",
+    "lower_bounds": "s1 s2 predictions bound threshold discovery baseline",
+    "thresholds": "s1 s2 predictions threshold discovery baseline difference",
+    "decomposition": (
+        "size loss checkpoints bias2 pretrain_variance finetune_variance checkpoint_variance"
+    ),
+}
+
+
+def make_store(path: Path, instances: int = 60, seeds: tuple[int, int, int] = (4, 2, 2)) -> Path:
+    probability = {
+        size: simulate_probability(instances, *seeds, skill=skill, seed=number)
+        for number, (size, skill) in enumerate(SIZES.items())
+    }
+    return write_store(path, probability, splits=("dev", "hans"))
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(analyze, [str(argument) for argument in arguments])
+
+
+def read_table(out: Path, name: str) -> pd.DataFrame:
+    return pd.read_csv(out / "tables" / f"{name}.csv")
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+def assert_refused(result: Result, *fragments: str) -> None:
+    assert result.exit_code == 2, result.output
+    error = result.stderr.strip()
+    assert "Traceback" not in error
+    assert len(error.splitlines()) == 1, error
+    for fragment in fragments:
+        assert fragment in error
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_store(tmp_path_factory.mktemp("stores") / "inference.zarr")
+
+
+@pytest.fixture(scope="module")
+def analyzed(store: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result]:
+    out = tmp_path_factory.mktemp("analysis") / "out"
+    return out, run(store, "--out", out)
+
+
+def test_tables_have_the_contracted_columns(analyzed: tuple[Path, Result]) -> None:
+    out, result = analyzed
+    assert result.exit_code == 0, result.output
+    for name, columns in COLUMNS.items():
+        table = read_table(out, name)
+        assert list(table.columns) == ["task", "split", *columns.split()]
+        assert set(table["split"]) == {"dev", "hans"}
+        assert "\\toprule" in (out / "tables" / f"{name}.tex").read_text()
+        assert "|:" in (out / "tables" / f"{name}.md").read_text()
+
+
+def test_tables_agree_with_each_other(analyzed: tuple[Path, Result]) -> None:
+    out, _ = analyzed
+    bounds, thresholds = read_table(out, "lower_bounds"), read_table(out, "thresholds")
+    assert len(bounds) == 2 * 2 * 6
+    np.testing.assert_allclose(bounds["bound"], bounds["discovery"] - bounds["baseline"])
+    assert thresholds["threshold"].between(-1, 0).all()
+    below = thresholds[thresholds["threshold"] < 0]
+    keys = ["split", "s1", "s2", "predictions"]
+    largest = below.groupby(keys)["difference"].max().clip(lower=0)
+    # What improves from large to mini decays from mini to large.
+    decay = bounds.rename(columns={"s1": "s2", "s2": "s1"}).set_index(keys)["bound"]
+    for key, difference in largest.items():
+        assert decay[key] == pytest.approx(difference, abs=1e-15)
+    accuracy = read_table(out, "accuracy").set_index(["split", "size"])["accuracy"]
+    parts = read_table(out, "decomposition")
+    for row in parts[(parts["loss"] == "zero_one") & (parts["checkpoints"] == "last")].itertuples():
+        total = row.bias2 + row.pretrain_variance + row.finetune_variance
+        assert 1 - total == pytest.approx(accuracy[row.split, row.size], abs=1e-12)
+    assert parts[parts["checkpoints"] == "last"]["checkpoint_variance"].isna().all()
+    assert parts[parts["checkpoints"] == "all"]["checkpoint_variance"].notna().all()
+
+
+def test_csv_files_hold_full_precision(analyzed: tuple[Path, Result]) -> None:
+    exact = read_table(analyzed[0], "accuracy")
+    correct = exact["accuracy"] * exact["runs"] * exact["instances"]
+    assert np.all(np.abs(correct - correct.round()) < 1e-9)
+
+
+def test_figures_and_report_are_there(analyzed: tuple[Path, Result]) -> None:
+    out, result = analyzed
+    for family in ("instance_accuracy", "instance_difference", "decay_cumulative"):
+        for split in ("dev", "hans"):
+            stem = out / "figures" / f"{family}-inference-{split}"
+            assert stem.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+            assert stem.with_suffix(".pdf").read_bytes().startswith(b"%PDF")
+    report = (out / "report.html").read_text()
+    assert report.count("data:image/png;base64,") == 6
+    assert "http://" not in report
+    assert "https://" not in report
+    assert result.output.splitlines()[-1] == f"report: {out / 'report.html'}"
+
+
+def test_the_same_analysis_is_rewritten_to_the_same_bytes(
+    store: Path, analyzed: tuple[Path, Result]
+) -> None:
+    out, _ = analyzed
+    before = contents(out)
+    assert run(store, "--out", out).exit_code == 0
+    assert contents(out) == before
+
+
+def test_what_a_later_choice_of_splits_leaves_out_is_removed(store: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert run(store, "--out", out).exit_code == 0
+    (out / "figures" / "mine.txt").write_text("kept")
+    assert run(store, "--out", out, "--split", "dev").exit_code == 0
+    names = {path.name for path in (out / "figures").iterdir()}
+    assert not {name for name in names if "hans" in name}
+    assert "mine.txt" in names
+    assert len(names) == 3 * 2 + 1
+
+
+def test_another_analysis_is_not_overwritten(store: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert run(store, "--out", out).exit_code == 0
+    before = contents(out)
+    values = {"mini": simulate_probability(10, 2, 2, 1, skill=1.0, seed=0)}
+    other = write_store(tmp_path / "other.zarr", values, configuration="another")
+    assert_refused(run(other, "--out", out), str(out), "other predictions")
+    assert contents(out) == before
+
+
+@pytest.mark.parametrize("name", ["report.html", "tables/accuracy.csv", "analysis.json"])
+def test_files_of_another_origin_are_not_overwritten(
+    store: Path, tmp_path: Path, name: str
+) -> None:
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text("mine")
+    assert_refused(run(store, "--out", tmp_path), str(tmp_path))
+    assert contents(tmp_path) == {name: b"mine"}
+
+
+def test_folders_with_other_files_are_kept(store: Path, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    assert run(store, "--out", tmp_path).exit_code == 0
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_a_store_or_a_file_is_no_output_folder(store: Path, tmp_path: Path) -> None:
+    before = contents(store)
+    assert_refused(run(store, "--out", store), "prediction store")
+    assert_refused(run(store, "--out", store / "out"), "prediction store")
+    assert contents(store) == before
+    (tmp_path / "file").write_text("mine")
+    assert_refused(run(store, "--out", tmp_path / "file"), "is a file")
+
+
+def test_an_interrupted_analysis_goes_on(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from analysis.output import AnalysisFolder
+
+    write = AnalysisFolder.write
+
+    def fail_at_figures(self: AnalysisFolder, name: str, content: bytes) -> None:
+        if name.startswith("figures"):
+            raise KeyboardInterrupt
+        write(self, name, content)
+
+    out = tmp_path / "out"
+    monkeypatch.setattr(AnalysisFolder, "write", fail_at_figures)
+    assert run(store, "--out", out).exit_code != 0
+    assert (out / "tables").exists()
+    assert not (out / "report.html").exists()
+    monkeypatch.undo()
+    assert run(store, "--out", out).exit_code == 0
+    listed = json.loads((out / "analysis.json").read_text())["files"]
+    assert set(listed) == contents(out).keys() - {"analysis.json"}
+
+
+def test_bad_input_is_one_line(store: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert_refused(run(tmp_path / "none.zarr", "--out", out), "none.zarr")
+    assert_refused(run(store, "--out", out, "--split", "train"), "no split train", "dev, hans")
+    assert not out.exists()
+    for arguments in ((), (store,), (store, "--config", "x.yaml", "--out", out)):
+        assert run(*arguments).exit_code == 2
+
+
+def test_a_damaged_chunk_is_one_line(tmp_path: Path) -> None:
+    store = make_store(tmp_path / "damaged.zarr")
+    chunk = next(path for path in sorted((store / "correct" / "c").rglob("*")) if path.is_file())
+    chunk.write_bytes(b"damaged")
+    assert_refused(run(store, "--out", tmp_path / "out"), "damaged.zarr", "correct", "mini")
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_experiment_names_stores_and_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "predictions").mkdir()
+    make_store(tmp_path / "predictions" / "inference.zarr")
+    experiment = SimpleNamespace(output=tmp_path, tasks=[SimpleNamespace(name="inference")])
+    monkeypatch.setattr("configs.schema.load_experiment", lambda path: experiment)
+    assert run("--config", "any.yaml").exit_code == 0
+    assert (tmp_path / "report" / "report.html").exists()
+    elsewhere = tmp_path / "elsewhere"
+    assert run("--config", "any.yaml", "--out", elsewhere).exit_code == 0
+    assert contents(elsewhere) == contents(tmp_path / "report")
+
+
+def test_one_split_is_an_option_that_says_so(store: Path, tmp_path: Path) -> None:
+    averaged, drawn = tmp_path / "averaged", tmp_path / "drawn"
+    assert run(store, "--out", averaged).exit_code == 0
+    result = run(store, "--out", drawn, "--one-split-baseline", 7)
+    assert "one split, drawn with seed 7" in result.output
+    first, second = (read_table(out, "thresholds") for out in (averaged, drawn))
+    np.testing.assert_array_equal(first["discovery"], second["discovery"])
+    assert np.abs(first["baseline"] - second["baseline"]).max() > 0.001
+
+
+def test_odd_seeds_are_dropped_aloud(tmp_path: Path) -> None:
+    three = make_store(tmp_path / "three.zarr", seeds=(3, 2, 1))
+    result = run(three, "--out", tmp_path / "out")
+    assert "the first 2 of 3 pretraining seeds" in result.output
+    bounds = read_table(tmp_path / "out", "lower_bounds")
+    # Two seeds of two runs a side: thresholds are quarters.
+    assert np.all((4 * bounds["threshold"].dropna()) % 1 == 0)
+    assert read_table(tmp_path / "out", "accuracy")["runs"].unique().tolist() == [6]
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+@pytest.mark.parametrize("right", [None, True, False])
+@pytest.mark.parametrize(
+    "shape", [(1, 2, 1, 1), (1, 1, 1, 1), (5, 1, 3, 1), (4, 2, 2, 3), (3, 2, 1, 2)]
+)
+def test_degenerate_tensors_have_empty_cells(
+    tmp_path: Path, shape: tuple[int, int, int, int], right: bool | None
+) -> None:
+    probability = {}
+    for number, size in enumerate(("mini", "large")):
+        values = simulate_probability(*shape, skill=1.0, seed=number)
+        if right is not None:
+            values[...] = [0.98, 0.01, 0.01] if right else [0.01, 0.01, 0.98]
+        probability[size] = values
+    store = write_store(tmp_path / "inference.zarr", probability)
+    out = tmp_path / "out"
+    result = run(store, "--out", out)
+    assert result.exit_code == 0, result.output
+    _, pretrain_seeds, finetune_seeds, _ = shape
+    differences, bounds = read_table(out, "seed_differences"), read_table(out, "lower_bounds")
+    assert differences["diff_pretrain"].isna().all() == (pretrain_seeds < 2)
+    assert differences["diff_finetune"].isna().all() == (finetune_seeds < 2)
+    assert bounds["bound"].isna().all() == (pretrain_seeds < 2)
+    if pretrain_seeds < 2:
+        assert "fewer than two complete pretraining seeds" in result.output
+    if right is not None and pretrain_seeds > 1:
+        assert (bounds["bound"] == 0).all()
+
+
+def test_a_store_without_finished_runs_says_so(tmp_path: Path) -> None:
+    values = {"mini": simulate_probability(3, 2, 1, 1, skill=1.0, seed=0)}
+    unfinished = [("mini", 1, 1), ("mini", 2, 1)]
+    store = write_store(tmp_path / "inference.zarr", values, unfinished=unfinished)
+    result = run(store, "--out", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    assert "2 of 2 runs are not finished" in result.output
+    assert read_table(tmp_path / "out", "accuracy")["accuracy"].isna().all()
+
+
+def test_names_cannot_break_out_of_files_or_markup(tmp_path: Path) -> None:
+    values = {
+        name: simulate_probability(8, 2, 2, 1, skill=1.0, seed=number)
+        for number, name in enumerate(("<b>mini", "a|b & c_d"))
+    }
+    store = write_store(tmp_path / "x.zarr", values, task="../task", splits=("a/b",))
+    out = tmp_path / "out"
+    assert run(store, "--out", out).exit_code == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"out", "x.zarr", "x.instances.parquet"}
+    assert (out / "figures" / "instance_accuracy-..%2Ftask-a%2Fb.png").exists()
+    assert "<b>mini" not in (out / "report.html").read_text()
+    assert r"a\|b & c_d" in (out / "tables" / "accuracy.md").read_text()
+    assert r"a|b \& c\_d" in (out / "tables" / "accuracy.tex").read_text()
+
+
+@pytest.mark.skipif(not SHARED.exists(), reason="the real predictions are not beside the project")
+def test_real_predictions_of_ten_runs(tmp_path: Path) -> None:
+    from predict.command import main as predict
+
+    store, out = tmp_path / "mnli.zarr", tmp_path / "out"
+    release = SHARED / "data" / "mnli-bert-base" / "mnli"
+    imported = CliRunner().invoke(predict, ["import-release", str(release), "--out", str(store)])
+    assert imported.exit_code == 0, imported.output
+    result = run(store, "--out", out)
+    assert result.exit_code == 0, result.output
+    accuracy = read_table(out, "accuracy").iloc[0]
+    assert (accuracy["runs"], accuracy["instances"]) == (10, 9815)
+    assert accuracy["accuracy"] == pytest.approx(0.8472, abs=5e-5)
+    assert read_table(out, "lower_bounds").empty
+    assert "one size only" in result.output
+    # 100 other runs of the same architecture on the same instances (McCoy et al., 2020).
+    others = pd.read_csv(SHARED / "data" / "mnli_dev_matched_100_runs.csv")
+    counts = others["correct"].to_numpy()[:, None]
+    differences = read_table(out, "seed_differences").iloc[0]
+    expected = seed_differences(counts, 100).finetune
+    assert differences["diff_finetune"] == pytest.approx(expected, rel=0.1)
+    variance = read_table(out, "decomposition").iloc[0]["finetune_variance"]
+    assert variance == pytest.approx(decompose_counts(counts, 100).variances[1].mean(), rel=0.1)

@@ -1,0 +1,158 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+import analysis.reading
+from analysis.reading import TaskPredictions, read_task
+from analysis.variance import decompose
+from configs.errors import InputError
+from predict.store import open_store
+from tests.analysis.simulation import simulate_probability, write_store
+
+
+def read(*paths: Path, splits: tuple[str, ...] = ()) -> TaskPredictions:
+    return read_task([(path, open_store(path)) for path in paths], splits)
+
+
+def two_sizes(instances: int = 23) -> dict[str, NDArray[np.float32]]:
+    return {
+        size: simulate_probability(instances, 4, 3, 2, skill=skill, seed=seed)
+        for seed, (size, skill) in enumerate({"mini": 0.5, "large": 2.0}.items())
+    }
+
+
+def test_counts_are_those_of_the_last_epoch(tmp_path: Path) -> None:
+    probability = two_sizes()
+    task = read(write_store(tmp_path / "inference.zarr", probability, splits=("dev", "hans")))
+    assert (task.task, task.sizes, task.splits) == ("inference", ("mini", "large"), ("dev", "hans"))
+    assert task.runs.runs == 3
+    assert task.ensembles is not None
+    for size, values in enumerate(probability.values()):
+        correct = values[:, :, :, -1].argmax(axis=-1) == 0
+        np.testing.assert_array_equal(task.runs.correct[size], correct.sum(axis=2))
+        averaged = values[:, :, :, -1].mean(axis=2).argmax(axis=-1) == 0
+        np.testing.assert_array_equal(task.ensembles.correct[size], averaged)
+        for split in range(2):
+            np.testing.assert_array_equal(
+                task.run_correct[size][split], correct[split::2].sum(axis=0)
+            )
+    assert task.instances_of(1).tolist() == list(range(1, 23, 2))
+
+
+def test_blocks_and_parts_of_blocks_change_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("predict.store.INSTANCES_PER_CHUNK", 5)
+    path = write_store(tmp_path / "inference.zarr", two_sizes(), splits=("dev", "hans"))
+    whole = read(path)
+    monkeypatch.setattr(analysis.reading, "BLOCK_BYTES", 1)
+    monkeypatch.setattr(analysis.reading, "PART_INSTANCES", 2)
+    parts = read(path)
+    for size in range(2):
+        np.testing.assert_array_equal(whole.runs.correct[size], parts.runs.correct[size])
+        np.testing.assert_array_equal(whole.run_correct[size], parts.run_correct[size])
+    assert whole.losses.keys() == parts.losses.keys()
+    for key, sums in whole.losses.items():
+        np.testing.assert_allclose(parts.losses[key].bias2, sums.bias2, rtol=1e-12)
+        np.testing.assert_allclose(parts.losses[key].variances, sums.variances, rtol=1e-12)
+
+
+def test_losses_are_those_of_the_whole_arrays(tmp_path: Path) -> None:
+    probability = two_sizes()
+    gold = ["entailment", "neutral", "non-entailment"] * 7 + ["contradiction", "entailment"]
+    path = write_store(tmp_path / "inference.zarr", probability, gold=gold)
+    task = read(path)
+    for size, values in probability.items():
+        p_gold = np.empty(values.shape[:-1])
+        for i, label in enumerate(gold):
+            if label == "non-entailment":
+                p_gold[i] = 1.0 - values[i, ..., 0]
+            else:
+                p_gold[i] = values[i, ..., ["entailment", "neutral", "contradiction"].index(label)]
+        predicted = values.argmax(axis=-1)
+        correct = np.array(
+            [
+                predicted[i] != 0
+                if label == "non-entailment"
+                else predicted[i] == ["entailment", "neutral", "contradiction"].index(label)
+                for i, label in enumerate(gold)
+            ]
+        )
+        expected = {
+            ("squared", "last"): decompose(p_gold[..., -1]),
+            ("squared", "all"): decompose(p_gold),
+            ("zero_one", "all"): decompose(correct),
+        }
+        for (loss, checkpoints), parts in expected.items():
+            found = task.losses[size, loss, checkpoints]
+            # The store holds float32.
+            np.testing.assert_allclose(found.bias2, [parts.bias2.sum()], rtol=1e-5)
+            np.testing.assert_allclose(
+                found.variances, [parts.variances.sum(axis=1)], rtol=1e-4, atol=1e-6
+            )
+
+
+def test_unfinished_seeds_are_left_out_and_named(tmp_path: Path) -> None:
+    probability = two_sizes()
+    path = write_store(tmp_path / "inference.zarr", probability, unfinished=[("large", 2, 3)])
+    task = read(path)
+    assert task.runs.seeds == ((1, 2, 3, 4), (1, 3, 4))
+    assert task.runs.correct[1].shape == (23, 3)
+    expected = (probability["large"][:, :, :, -1].argmax(axis=-1) == 0).sum(axis=2)[:, [0, 2, 3]]
+    np.testing.assert_array_equal(task.runs.correct[1], expected)
+    assert task.notes == (
+        "inference, large: 1 of 12 runs are not finished; pretraining seeds left out: 2",
+    )
+
+
+def test_chosen_splits_only(tmp_path: Path) -> None:
+    path = write_store(tmp_path / "inference.zarr", two_sizes(), splits=("dev", "hans", "snli"))
+    everything, chosen = read(path), read(path, splits=("snli", "dev"))
+    assert chosen.splits == ("dev", "snli")
+    for position, split in enumerate(chosen.splits):
+        instances = everything.instances_of(everything.splits.index(split))
+        np.testing.assert_array_equal(
+            chosen.runs.at(chosen.instances_of(position)).correct[1],
+            everything.runs.at(instances).correct[1],
+        )
+    with pytest.raises(InputError, match=r"no split train; it has dev, hans, snli"):
+        read(path, splits=("train",))
+
+
+def test_stores_of_one_task_are_joined_by_size(tmp_path: Path) -> None:
+    probability = two_sizes()
+    both = read(write_store(tmp_path / "both.zarr", probability))
+    paths = [
+        write_store(tmp_path / f"{size}.zarr", {size: values})
+        for size, values in probability.items()
+    ]
+    joined = read(*paths)
+    assert joined.sizes == both.sizes
+    for size in range(2):
+        np.testing.assert_array_equal(joined.runs.correct[size], both.runs.correct[size])
+
+
+def test_stores_that_disagree_are_refused(tmp_path: Path) -> None:
+    probability = two_sizes()
+    first = write_store(tmp_path / "first.zarr", {"mini": probability["mini"]})
+    again = write_store(tmp_path / "again.zarr", {"mini": probability["mini"]})
+    with pytest.raises(InputError, match=r"again.zarr: size mini of task inference is also in"):
+        read(first, again)
+    fewer = write_store(tmp_path / "fewer.zarr", {"large": probability["large"][:20]})
+    with pytest.raises(InputError, match=r"fewer.zarr: other instances than .*first.zarr"):
+        read(first, fewer)
+    seeds = write_store(tmp_path / "seeds.zarr", {"large": probability["large"][:, :, :2]})
+    with pytest.raises(InputError, match=r"seeds.zarr: other `finetune_seed` than"):
+        read(first, seeds)
+
+
+def test_without_probabilities_there_are_runs_only(tmp_path: Path) -> None:
+    path = write_store(tmp_path / "inference.zarr", two_sizes(), probability_dtype=None)
+    task = read(path)
+    assert task.ensembles is None
+    assert {loss for _, loss, _ in task.losses} == {"zero_one"}
+    assert len(task.notes) == 2
