@@ -7,9 +7,11 @@ from contextlib import contextmanager
 from io import BytesIO
 
 import matplotlib as mpl
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_pdf import FigureCanvasPdf
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 # Blue and vermillion of Okabe and Ito's palette; in grey they differ in lightness as well.
 OBSERVED = "#0072B2"
@@ -57,6 +59,17 @@ def style() -> Iterator[None]:
 def new_figure(width: float, height: float) -> Figure:
     """Make an empty figure, in inches, that belongs to no window."""
     return Figure(figsize=(width, height), layout="constrained")
+
+
+def set_log_density(axes: Axes, smallest: float, largest: float) -> None:
+    """Give an axis of densities a logarithmic scale that shows all of them, in plain numbers."""
+    bottom, top = smallest / 2, 1.6 * largest
+    axes.set(yscale="log", ylim=(bottom, top))
+    # Below two decades powers of ten alone would leave an axis with a single number.
+    labelled = (1.0,) if top / bottom > 100 else (1.0, 2.0, 5.0)
+    axes.yaxis.set_major_locator(LogLocator(subs=labelled))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
 
 
 def to_png(figure: Figure) -> bytes:

@@ -22,6 +22,7 @@ from analysis.figure_style import (
     OBSERVED,
     PAGE_WIDTH,
     new_figure,
+    set_log_density,
     style,
     to_pdf,
     to_png,
@@ -122,7 +123,7 @@ def instance_accuracy_figure(counts: Counts) -> Figure:
     panels: list[Axes] = list(grid.ravel())
     for panel in panels[len(shown) :]:
         panel.set_axis_off()
-    smallest, largest = np.inf, 0.0
+    smallest, largest, margin = np.inf, 0.0, 0.0
     for panel, size in zip(panels, shown, strict=False):
         total = instance_accuracy_counts(counts.correct[size], counts.runs)
         height, edges = _density(total, 0.0, 1.0, 51)
@@ -130,8 +131,12 @@ def instance_accuracy_figure(counts: Counts) -> Figure:
         panel.set_title(counts.sizes[size])
         smallest = min(smallest, height[height > 0].min())
         largest = max(largest, height.max())
-    panels[0].set(yscale="log", ylim=(smallest / 2, 1.6 * largest), xlim=(-0.05, 1.05))
+        margin = max(margin, 0.02 - float(edges[0]))
+    set_log_density(panels[0], float(smallest), largest)
+    panels[0].set_xlim(-margin, 1.0 + margin)
     panels[0].set_xticks([0.0, 0.5, 1.0], ["0", "0.5", "1"])
+    for panel in panels[max(len(shown) - columns, 0) : len(shown)]:
+        panel.tick_params(axis="x", labelbottom=True)
     figure.supxlabel("instance accuracy", fontsize=8)
     figure.supylabel("density", fontsize=8)
     return figure
@@ -157,11 +162,10 @@ def instance_difference_figure(curves: DecayCurves, s1: str, s2: str) -> Figure:
     observed, edges = _density(curves.observed, -1.0, 1.0, 41)
     mixed, _ = _density(curves.mixed, -1.0, 1.0, 41)
     axes.stairs(
-        observed, edges, fill=True, color=OBSERVED, alpha=0.75, baseline=1e-9, label="observed"
+        observed, edges, fill=True, color=OBSERVED, alpha=0.45, baseline=1e-9, label="observed"
     )
     axes.stairs(mixed, edges, color=BASELINE, linewidth=1.3, baseline=None, label="baseline")
-    top = 1.6 * max(observed.max(), mixed.max())
-    axes.set(yscale="log", ylim=(observed[observed > 0].min() / 2, top))
+    set_log_density(axes, observed[observed > 0].min(), max(observed.max(), mixed.max()))
     axes.set_xlim(edges[0], edges[-1])
     axes.set_xticks([-1.0, -0.5, 0.0, 0.5, 1.0])
     axes.set_xlabel(f"accuracy of {s2} minus accuracy of {s1}")
@@ -219,6 +223,7 @@ def decay_cumulative_figure(curves: DecayCurves, s1: str, s2: str) -> Figure:
             ha="left" if leftmost else "right",
             va="bottom",
             fontsize=7,
+            bbox={"boxstyle": "square,pad=0.1", "facecolor": "white", "edgecolor": "none"},
             arrowprops={"arrowstyle": "-", "color": MARK, "linewidth": 0.6},
         )
     axes.set(xlim=(-1.0, 0.0), ylim=(0.0, 1.05 * top))
