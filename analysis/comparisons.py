@@ -115,7 +115,7 @@ def _compare_split(
                 curves = decay_curves(reduced[first, seeds], reduced[second, seeds], counts.runs)
             else:
                 random = np.random.Generator(np.random.Philox(key=split_seed))
-                curves = one_split(*sides, counts.runs, random)
+                curves = one_split(sides[0], sides[1], counts.runs, random)
         pairs.append(Comparison(split, predictions, sizes[first], sizes[second], curves))
     return pairs
 

@@ -140,7 +140,7 @@ def decay_curves(smaller: Multisets, larger: Multisets, runs: int) -> DecayCurve
     return DecayCurves(
         steps=steps,
         observed=np.bincount(difference + steps, minlength=2 * steps + 1),
-        mixed=np.bincount(position.ravel(), weights=pairs.ravel()),
+        mixed=np.bincount(position.ravel(), weights=pairs.ravel()).astype(np.float64),
         instances=instances,
         mixed_total=float(instances * splits if exact else instances),
     )

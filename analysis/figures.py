@@ -89,7 +89,7 @@ def all_figures(
                 yield _render(
                     figure_name("instance_difference", task.task, split),
                     f"Change of instance accuracy {between}, and the random baseline of mixed "
-                    "groups. The larger left tail shows instances that get worse.",
+                    "groups. A left tail above the baseline shows instances that get worse.",
                     instance_difference_figure(pair.curves, pair.s1, pair.s2),
                 )
                 yield _render(
@@ -194,10 +194,11 @@ def decay_cumulative_figure(curves: DecayCurves, s1: str, s2: str) -> Figure:
     below = slice(0, curves.steps)
     thresholds = curves.thresholds[below]
     discovery, baseline = curves.discovery[below], curves.baseline[below]
-    drawn = {"where": "post", "solid_joinstyle": "miter"}
     # The last value holds up to the next lattice point, which is 0.
     ends = np.append(thresholds, 0.0)
-    axes.step(ends, np.append(discovery, discovery[-1]), color=OBSERVED, label="observed", **drawn)
+    axes.step(
+        ends, np.append(discovery, discovery[-1]), color=OBSERVED, label="observed", where="post"
+    )
     axes.step(
         ends,
         np.append(baseline, baseline[-1]),

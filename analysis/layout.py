@@ -50,7 +50,11 @@ def to_markdown(table: Table) -> str:
         cells = part.cells.map(_escape_markdown).rename(columns=_escape_markdown)
         # Without disable_numparse tabulate would print 0.100 as 0.1.
         grid = tabulate(
-            cells, headers="keys", tablefmt="pipe", showindex=False, disable_numparse=True
+            cells.to_dict("list"),
+            headers="keys",
+            tablefmt="pipe",
+            showindex=False,
+            disable_numparse=True,
         )
         blocks += [f"## {part.heading}", grid]
     if table.notes:
@@ -63,7 +67,7 @@ def to_latex(table: Table) -> str:
     blocks = [f"% {table.name}: {table.title}"]
     for part in printed_parts(table):
         grid = tabulate(
-            part.cells,
+            part.cells.to_dict("list"),
             headers="keys",
             tablefmt="latex_booktabs",
             showindex=False,

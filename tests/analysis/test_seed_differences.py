@@ -12,7 +12,8 @@ from analysis.seed_differences import seed_differences, std_accuracy
 def test_differences_equal_a_loop_over_pairs_of_runs(seeds: int, runs: int) -> None:
     random = np.random.default_rng(seeds * runs)
     correct = random.random((40, seeds, runs)) < random.random((40, 1, 1))
-    same, other = [], []
+    same: list[float] = []
+    other: list[float] = []
     for (p, f), (q, g) in combinations(product(range(seeds), range(runs)), 2):
         differing = float(np.mean(correct[:, p, f] != correct[:, q, g]))
         (same if p == q else other).append(differing)
