@@ -1,1 +1,1 @@
-"""Placeholder."""
+"""Tasks, splits, hyper-parameter search and finetuned classifiers."""

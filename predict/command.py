@@ -20,12 +20,21 @@ def main() -> None:
 
 @main.command("run")
 @click.argument("config", type=click.Path(path_type=Path))
-def run_command(config: Path) -> None:
-    """Predict with the finetuned classifiers of the experiment CONFIG (YAML)."""
+@click.option(
+    "--workers",
+    type=click.IntRange(min=1),
+    default=None,
+    help="Processes to share the runs out among; by default one a core, or 1 on an accelerator.",
+)
+def run_command(config: Path, workers: int | None) -> None:
+    """Predict with the finetuned classifiers of CONFIG; does only what is missing."""
     # Here, so that the other commands work where TensorFlow is not installed.
     from predict.run import predict_experiment
+    from pretrain.command import open_experiment
+    from pretrain.workers import default_workers
 
-    predict_experiment(config)
+    experiment = open_experiment(config, "predict")
+    predict_experiment(experiment, workers or default_workers())
 
 
 @main.command("import-release")

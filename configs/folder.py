@@ -1,0 +1,75 @@
+"""The experiment's folder: one experiment each, never two."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from configs.errors import InputError
+from configs.schema import Experiment
+
+_RECORD = "experiment.json"
+
+
+def prepare_folder(experiment: Experiment) -> Path:
+    """Make the experiment's folder, or check that it holds the same experiment.
+
+    Returns
+    -------
+    Path
+        `experiment.output`, with the whole configuration in `experiment.json`.
+
+    Raises
+    ------
+    InputError
+        If the folder holds another experiment (the message names a field that differs) or
+        something else; nothing in it is touched.
+    """
+    folder = experiment.output
+    record = folder / _RECORD
+    plain = experiment.as_plain()
+    if record.is_file():
+        try:
+            there = json.loads(record.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise InputError(f"{record}: cannot be read; give another output folder") from error
+        if there != plain:
+            raise InputError(
+                f"{folder}: holds another experiment ({_difference(there, plain)}); "
+                "give another output folder, or remove this one"
+            )
+        return folder
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"{folder}: is there already and is no experiment; give another output")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be made ({error.strerror})") from error
+    write_text(record, json.dumps(plain, indent=2, sort_keys=True) + "\n")
+    return folder
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file beside its place, then rename it there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.partial-{os.getpid()}")
+    with partial.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+def _difference(there: Any, here: Any, field: str = "") -> str:
+    """Name the first field in which two configurations differ."""
+    if isinstance(there, dict) and isinstance(here, dict):
+        for key in sorted({*there, *here}):
+            if there.get(key) != here.get(key):
+                return _difference(there.get(key), here.get(key), f"{field}.{key}".lstrip("."))
+    if isinstance(there, list) and isinstance(here, list) and len(there) == len(here):
+        for i, (one, other) in enumerate(zip(there, here, strict=True)):
+            if one != other:
+                return _difference(one, other, f"{field}.{i}")
+    return f"{field} is {there!r} there and {here!r} here"

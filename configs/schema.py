@@ -1,0 +1,397 @@
+"""The schema of an experiment: what `pocket.yaml` and `paper.yaml` may say.
+
+Unknown keys, wrong types and impossible combinations are refused with the field's name.
+Paths in an experiment are relative to the folder in which the command is run.
+"""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from configs.errors import InputError
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+def _as_epoch(value: Any) -> Any:
+    """Read an epoch given as a number or as a fraction such as `10/3`."""
+    if isinstance(value, str):
+        try:
+            return float(Fraction(value.replace(" ", "")))
+        except (ValueError, ZeroDivisionError) as error:
+            raise ValueError(f"{value!r} is not a number of epochs such as 3 or 10/3") from error
+    return value
+
+
+Epoch = Annotated[float, BeforeValidator(_as_epoch), Field(gt=0.0)]
+
+
+class Strict(BaseModel):
+    """A part of an experiment: immutable, and an unknown key is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=False)
+
+
+class World(Strict):
+    """The embedded data: a small world from which a corpus and a task are generated.
+
+    `path: world` in a source refers to it. See `pretrain.world` for what is generated.
+    """
+
+    seed: int = 0
+    kinds: Annotated[int, Field(ge=4, le=40)] = 12
+    members: Annotated[int, Field(ge=2, le=40)] = 8
+    documents: PositiveInt = 6000
+    train: PositiveInt = 4000
+    evaluation: PositiveInt = 1500
+    wrong_labels: Share = 0.04
+
+
+class Source(Strict):
+    """Rows that `datasets.load_dataset` can read, from the hub or from local files.
+
+    `path` is a hub name, a builder for local files (`json`, `csv`, `parquet`, `text`), or
+    `world` for the embedded data (`name`: `corpus` or `inference`).
+    """
+
+    path: str
+    name: str | None = None
+    data_files: str | list[str] | None = None
+    field: str | None = None
+    split: str = "train"
+    revision: str | None = None
+
+    @model_validator(mode="after")
+    def _local_builders_need_files(self) -> Self:
+        if self.path in ("json", "csv", "parquet", "text") and not self.data_files:
+            raise ValueError(f"data_files: the builder {self.path!r} needs the files to read")
+        if self.field is not None and self.path != "json":
+            raise ValueError("field: only the json builder reads one field of a file")
+        return self
+
+
+class Corpus(Strict):
+    """The text to pretrain on: one document a row, or several sources one after another.
+
+    `text` names the columns that make up a document, in order. Every line of a column is a
+    sentence (`sentences: lines`), or lines are split after `.`, `!` and `?`
+    (`sentences: punctuation`).
+    """
+
+    sources: Annotated[list[Source], Field(min_length=1)]
+    text: Annotated[list[str], Field(min_length=1)] = ["text"]
+    sentences: Literal["lines", "punctuation"] = "punctuation"
+
+
+class Vocabulary(Strict):
+    """The WordPiece vocabulary: trained on the corpus (`size`), or given (`file`)."""
+
+    size: Annotated[int, Field(ge=10, le=65536)] | None = None
+    file: Path | None = None
+    lowercase: bool = True
+
+    @model_validator(mode="after")
+    def _one_of(self) -> Self:
+        if (self.size is None) == (self.file is None):
+            raise ValueError("give either size (to train one) or file (a vocab.txt)")
+        return self
+
+
+class Size(Strict):
+    """One size of the BERT architecture."""
+
+    name: Name
+    layers: PositiveInt
+    hidden: PositiveInt
+    heads: PositiveInt
+    intermediate: PositiveInt | None = None
+
+    @model_validator(mode="after")
+    def _divisible(self) -> Self:
+        if self.hidden % self.heads:
+            raise ValueError(
+                f"hidden: {self.hidden} is not divisible by the number of heads, {self.heads}"
+            )
+        return self
+
+    @property
+    def feedforward(self) -> int:
+        """Width of the feed-forward layer: `intermediate`, or BERT's four times hidden."""
+        return self.intermediate or 4 * self.hidden
+
+
+class Optimizer(Strict):
+    """BERT's Adam: see `pretrain.optimizer`."""
+
+    beta_1: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.9
+    beta_2: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.999
+    epsilon: PositiveFloat = 1e-6
+    weight_decay: Annotated[float, Field(ge=0.0)] = 0.01
+    clip_norm: PositiveFloat = 1.0
+    bias_correction: bool = False
+
+
+class Pretraining(Strict):
+    """Masked-token and next-sentence pretraining of every size with every seed."""
+
+    seeds: Annotated[int, Field(ge=2)]
+    steps: PositiveInt
+    batch_size: PositiveInt
+    sequence_length: Annotated[int, Field(ge=8, le=512)]
+    max_masked: PositiveInt
+    masked_share: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.15
+    short_share: Share = 0.1
+    random_next_share: Share = 0.5
+    learning_rate: PositiveFloat
+    warmup_steps: Annotated[int, Field(ge=0)]
+    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.1
+    initializer_range: PositiveFloat = 0.02
+    checkpoint_every: PositiveInt
+    optimizer: Optimizer = Optimizer()
+
+    @field_validator("seeds")
+    @classmethod
+    def _even(cls, seeds: int) -> int:
+        if seeds % 2:
+            raise ValueError(
+                f"{seeds} is odd: the random baseline mixes half of each size's seeds, "
+                "so give an even number"
+            )
+        return seeds
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.warmup_steps >= self.steps:
+            raise ValueError(
+                f"warmup_steps: {self.warmup_steps} must be less than steps, {self.steps}"
+            )
+        if self.max_masked >= self.sequence_length:
+            raise ValueError(
+                f"max_masked: {self.max_masked} must be less than sequence_length, "
+                f"{self.sequence_length}"
+            )
+        return self
+
+
+class Examples(Source):
+    """Labelled instances: a source, and which of its columns mean what.
+
+    `label_map` turns the source's label values (written as text) into the task's labels;
+    rows whose label it maps to null are left out. Without a `guid` column the guid is
+    `<split>-<row>`, where split is the evaluation set's name.
+    """
+
+    text_a: str = "text_a"
+    text_b: str | None = "text_b"
+    label: str = "label"
+    guid: str | None = None
+    label_map: dict[str, str | None] | None = None
+    metadata: list[str] = []
+
+
+class Task(Strict):
+    """One task: its labels, what it trains on and the sets it predicts.
+
+    With `folds: n`, the training rows (as split `train`) and the evaluation sets are mixed
+    and dealt into n folds; each instance is predicted by the classifier that was finetuned
+    on the other folds.
+    """
+
+    name: Name
+    labels: Annotated[list[str], Field(min_length=2)]
+    train: Examples
+    evaluation: dict[Name, Examples]
+    folds: Annotated[int, Field(ge=2)] | None = None
+
+    @model_validator(mode="after")
+    def _something_to_predict(self) -> Self:
+        if not self.evaluation:
+            raise ValueError("evaluation: name at least one evaluation set")
+        if self.folds is not None and "train" in self.evaluation:
+            raise ValueError("evaluation.train: with folds, the training rows are already `train`")
+        if len(set(self.labels)) != len(self.labels):
+            raise ValueError("labels: a label is given twice")
+        return self
+
+
+class Search(Strict):
+    """Grid search: train on the rest, choose by accuracy on the held-out share."""
+
+    batch_sizes: Annotated[list[PositiveInt], Field(min_length=1)]
+    learning_rates: Annotated[list[PositiveFloat], Field(min_length=1)]
+    held_out: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.2
+    pretraining_seeds: PositiveInt = 1
+
+
+class Buffer(Strict):
+    """Shuffle through a buffer of this many examples over a fixed file order."""
+
+    buffer: Annotated[int, Field(ge=2)]
+
+
+class Finetuning(Strict):
+    """Finetuning of every pretrained encoder with every finetuning seed, for every task."""
+
+    seeds: PositiveInt
+    epochs: PositiveInt
+    checkpoints: Annotated[list[Epoch], Field(min_length=1)]
+    sequence_length: Annotated[int, Field(ge=8, le=512)]
+    batch_size: PositiveInt | None = None
+    learning_rate: PositiveFloat | None = None
+    search: Search | None = None
+    warmup_share: Share = 0.1
+    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.1
+    initializer_range: PositiveFloat = 0.02
+    shuffle: Literal["full"] | Buffer = "full"
+    checkpoint_every: PositiveInt = 1000
+    optimizer: Optimizer = Optimizer()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if sorted(set(self.checkpoints)) != self.checkpoints:
+            raise ValueError("checkpoints: give each epoch once, in increasing order")
+        if self.checkpoints[-1] > self.epochs:
+            raise ValueError(
+                f"checkpoints: {self.checkpoints[-1]:g} is after the last epoch, {self.epochs}"
+            )
+        fixed = self.batch_size is not None and self.learning_rate is not None
+        partly = self.batch_size is not None or self.learning_rate is not None
+        if self.search is None and not fixed:
+            raise ValueError("give batch_size and learning_rate, or search")
+        if self.search is not None and partly:
+            raise ValueError("search: chooses batch_size and learning_rate; leave those out")
+        return self
+
+
+class Prediction(Strict):
+    """How class probabilities are kept."""
+
+    probability: Literal["float16", "float32"] = "float32"
+    batch_size: PositiveInt = 256
+
+
+class Experiment(Strict):
+    """A whole experiment, from text to predictions."""
+
+    name: Name
+    output: Path
+    world: World | None = None
+    corpus: Corpus
+    vocabulary: Vocabulary
+    sizes: Annotated[list[Size], Field(min_length=1)]
+    pretraining: Pretraining
+    tasks: Annotated[list[Task], Field(min_length=1)]
+    finetuning: Finetuning
+    prediction: Prediction = Prediction()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        for field, names in (
+            ("sizes", [size.name for size in self.sizes]),
+            ("tasks", [task.name for task in self.tasks]),
+        ):
+            twice = sorted({name for name in names if names.count(name) > 1})
+            if twice:
+                raise ValueError(f"{field}: the name {twice[0]!r} is given twice")
+        if self.finetuning.sequence_length > self.pretraining.sequence_length:
+            raise ValueError(
+                f"finetuning.sequence_length: {self.finetuning.sequence_length} is longer than "
+                f"the {self.pretraining.sequence_length} positions of the pretrained encoders"
+            )
+        if self.world is None and any(source.path == "world" for source in self.sources()):
+            raise ValueError("world: a source has path 'world', so describe the world")
+        search = self.finetuning.search
+        if search is not None and search.pretraining_seeds > self.pretraining.seeds:
+            raise ValueError(
+                f"finetuning.search.pretraining_seeds: {search.pretraining_seeds} is more than "
+                f"pretraining.seeds, {self.pretraining.seeds}"
+            )
+        return self
+
+    def sources(self) -> list[Source]:
+        """Every source of rows that the experiment names."""
+        found: list[Source] = list(self.corpus.sources)
+        for task in self.tasks:
+            found += [task.train, *task.evaluation.values()]
+        return found
+
+    @property
+    def pretrain_seeds(self) -> list[int]:
+        """Pretraining seeds, 1 to n."""
+        return list(range(1, self.pretraining.seeds + 1))
+
+    @property
+    def finetune_seeds(self) -> list[int]:
+        """Finetuning seeds, 1 to n."""
+        return list(range(1, self.finetuning.seeds + 1))
+
+    def as_plain(self) -> dict[str, Any]:
+        """Everything that decides the result, as plain data: all fields but `output`."""
+        return self.model_dump(mode="json", exclude={"output"})
+
+
+def load_experiment(path: Path | str) -> Experiment:
+    """Read an experiment from a YAML file.
+
+    Parameters
+    ----------
+    path : path-like
+        The YAML file.
+
+    Returns
+    -------
+    Experiment
+
+    Raises
+    ------
+    InputError
+        If the file cannot be read, is not YAML, or does not fit the schema; the message
+        names the file and the field.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not UTF-8 text"
+        raise InputError(f"{path}: cannot be read ({reason}); give an experiment file") from error
+    try:
+        data = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        where = getattr(error, "problem_mark", None)
+        line = f", line {where.line + 1}" if where is not None else ""
+        raise InputError(f"{path}{line}: not valid YAML; mend the file") from error
+    if not isinstance(data, dict):
+        raise InputError(f"{path}: an experiment is a mapping of fields; see configs/pocket.yaml")
+    try:
+        return Experiment.model_validate(data)
+    except ValidationError as error:
+        raise InputError(f"{path}: {_first_problem(error)}") from error
+
+
+def _first_problem(error: ValidationError) -> str:
+    """Name the field of the first problem, and count the others."""
+    problem = error.errors()[0]
+    field = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        reason = "unknown key; remove it or correct its spelling"
+    else:
+        reason = problem["msg"].removeprefix("Value error, ").replace("\n", " ")
+    others = error.error_count() - 1
+    more = f" (and {others} more)" if others else ""
+    return f"{field}: {reason}{more}" if field else f"{reason}{more}"

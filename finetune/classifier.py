@@ -1,0 +1,37 @@
+"""A classifier: the pretrained encoder with dropout and one linear layer on [CLS]."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+from keras import ops
+
+from configs.schema import Size
+from pretrain.encoder import build_backbone
+
+
+def build_classifier(
+    size: Size, *, vocabulary: int, positions: int, labels: int, dropout: float
+) -> keras.Model:
+    """Build the classifier of one size (Devlin et al., 2019, Section 4.1).
+
+    Returns
+    -------
+    keras.Model
+        Inputs `token_ids`, `segment_ids`, `padding_mask` [row, position]; output `logits`
+        [row, label].
+    """
+    backbone = build_backbone(size, vocabulary=vocabulary, positions=positions, dropout=dropout)
+    pooled = keras.layers.Dropout(dropout)(backbone.output["pooled_output"])
+    logits = keras.layers.Dense(labels, dtype="float32", name="classifier")(pooled)
+    return keras.Model(inputs=backbone.input, outputs={"logits": logits}, name="finetuning")
+
+
+def classification_loss(outputs: Mapping[str, Any], batch: Mapping[str, Any]) -> dict[str, Any]:
+    """Mean cross-entropy and accuracy of one batch."""
+    logits, label = outputs["logits"], batch["label"]
+    loss = ops.mean(ops.sparse_categorical_crossentropy(label, logits, from_logits=True))
+    right = ops.equal(ops.cast(ops.argmax(logits, axis=-1), "int32"), ops.cast(label, "int32"))
+    return {"loss": loss, "accuracy": ops.mean(ops.cast(right, "float32"))}

@@ -1,0 +1,60 @@
+"""Instances as arrays: `[CLS] A [SEP] B [SEP]`, cut to length and padded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+from tokenizers.processors import TemplateProcessing
+
+_INSTANCES_AT_A_TIME = 10_000
+
+
+def encode_instances(
+    instances: pd.DataFrame, tokenizer: Tokenizer, sequence_length: int
+) -> dict[str, NDArray[Any]]:
+    """Tokenize instances; a pair that is too long loses tokens of its longer side.
+
+    Parameters
+    ----------
+    instances : pandas.DataFrame
+        Columns `text_a` and `text_b` (missing values where there is one text).
+    tokenizer : tokenizers.Tokenizer
+        BERT's tokenizer; it is left with this padding and truncation.
+    sequence_length : int
+        Positions in a row.
+
+    Returns
+    -------
+    dict of str to array
+        `token_ids` uint16, `segment_ids` uint8 and `padding_mask` uint8 [instance, position].
+    """
+    ids = {token: tokenizer.token_to_id(token) for token in ("[PAD]", "[CLS]", "[SEP]")}
+    tokenizer.post_processor = TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[("[CLS]", ids["[CLS]"]), ("[SEP]", ids["[SEP]"])],
+    )
+    tokenizer.enable_truncation(sequence_length, strategy="longest_first")
+    tokenizer.enable_padding(length=sequence_length, pad_id=ids["[PAD]"], pad_token="[PAD]")
+    shape = (len(instances), sequence_length)
+    arrays: dict[str, NDArray[Any]] = {
+        "token_ids": np.empty(shape, np.uint16),
+        "segment_ids": np.empty(shape, np.uint8),
+        "padding_mask": np.empty(shape, np.uint8),
+    }
+    texts: Sequence[Any] = [
+        a if not isinstance(b, str) else (a, b)
+        for a, b in zip(instances["text_a"], instances["text_b"], strict=True)
+    ]
+    for begin in range(0, len(texts), _INSTANCES_AT_A_TIME):
+        block = slice(begin, begin + _INSTANCES_AT_A_TIME)
+        encoded = tokenizer.encode_batch(texts[block])
+        arrays["token_ids"][block] = [one.ids for one in encoded]
+        arrays["segment_ids"][block] = [one.type_ids for one in encoded]
+        arrays["padding_mask"][block] = [one.attention_mask for one in encoded]
+    return arrays

@@ -1,0 +1,128 @@
+"""Labelled instances of a task: what it trains on, and what it predicts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from configs.errors import InputError
+from configs.schema import Examples, Task, World
+from pretrain.seeding import derive_seed, generator
+from pretrain.sources import load_rows
+
+NON_ENTAILMENT = "non-entailment"
+
+
+@dataclass(frozen=True)
+class TaskData:
+    """The instances of a task.
+
+    Attributes
+    ----------
+    train : pandas.DataFrame
+        Columns `guid`, `split`, `text_a`, `text_b`, `label`; training instances.
+    evaluation : pandas.DataFrame
+        The same columns and any metadata; instances to predict.
+    fold_of_train, fold_of_evaluation : int array [instance]
+        With folds, the fold of each instance; an instance of fold k trains the classifiers of
+        the other folds and is predicted by that of fold k. Without, all zero.
+    folds : int
+        Classifiers per run: 1 without folds.
+    """
+
+    train: pd.DataFrame
+    evaluation: pd.DataFrame
+    fold_of_train: NDArray[np.int64]
+    fold_of_evaluation: NDArray[np.int64]
+    folds: int
+
+
+def load_task(task: Task, world: World | None) -> TaskData:
+    """Load the instances of a task.
+
+    Parameters
+    ----------
+    task : Task
+        Where the instances are, and what their columns mean.
+    world : World or None
+        The embedded world.
+
+    Returns
+    -------
+    TaskData
+
+    Raises
+    ------
+    InputError
+        If a column is missing, a label is not one of the task's, or a guid stands twice; the
+        message names the task, the set and the row.
+    """
+    train = _read(task, "train", task.train, world)
+    sets = [_read(task, name, source, world) for name, source in task.evaluation.items()]
+    if task.folds is None:
+        evaluation = pd.concat(sets, ignore_index=True)
+        zeros = np.zeros(len(evaluation), dtype=np.int64)
+        data = TaskData(train, evaluation, np.zeros(len(train), dtype=np.int64), zeros, 1)
+    else:
+        pool = pd.concat([train, *sets], ignore_index=True)
+        dealt = generator(derive_seed("folds", task.name), 0).permutation(len(pool)) % task.folds
+        data = TaskData(pool, pool, dealt, dealt, task.folds)
+    twice = data.evaluation["guid"].duplicated()
+    if twice.any():
+        guid = data.evaluation.loc[twice, "guid"].iloc[0]
+        raise InputError(f"tasks.{task.name}: the guid {guid!r} stands twice; make guids unique")
+    return data
+
+
+def _read(task: Task, split: str, source: Examples, world: World | None) -> pd.DataFrame:
+    where = f"tasks.{task.name}.{split}"
+    rows = load_rows(source, world)
+    named = [source.text_a, source.text_b, source.label, source.guid, *source.metadata]
+    columns = [column for column in named if column is not None]
+    missing = [column for column in columns if column not in rows.column_names]
+    if missing:
+        raise InputError(
+            f"{where}: no column {missing[0]!r}; its columns are {', '.join(rows.column_names)}"
+        )
+    label_values = rows.features[source.label]
+    table = rows.select_columns(list(dict.fromkeys(columns))).to_pandas()
+    frame = pd.DataFrame({"text_a": table[source.text_a]})
+    frame["text_b"] = table[source.text_b] if source.text_b is not None else None
+    names = getattr(label_values, "names", None)
+    labels = table[source.label].tolist()
+    if source.label_map is not None:
+        unknown = [str(one) for one in labels if str(one) not in source.label_map]
+        if unknown:
+            raise InputError(f"{where}.label_map: says nothing of the label {unknown[0]!r}; add it")
+        labels = [source.label_map[str(one)] for one in labels]
+    elif names is not None:
+        labels = [names[one] if isinstance(one, int) and one >= 0 else str(one) for one in labels]
+    frame["label"] = labels
+    if source.guid is not None:
+        frame["guid"] = table[source.guid].astype(str)
+    else:
+        frame["guid"] = [f"{split}-{row}" for row in range(len(frame))]
+    frame["split"] = split
+    for column in source.metadata:
+        frame[column] = table[column]
+    frame = frame[frame["label"].notna()].reset_index(drop=True)
+    allowed = set(task.labels)
+    if split != "train" and "entailment" in allowed:
+        allowed.add(NON_ENTAILMENT)
+    wrong = ~frame["label"].isin(allowed)
+    if wrong.any():
+        row = frame[wrong].iloc[0]
+        raise InputError(
+            f"{where}: {row['guid']} has the label {row['label']!r}, which is not among "
+            f"{', '.join(task.labels)}; mend it, or map it in label_map"
+        )
+    for column in ("text_a", "text_b") if source.text_b is not None else ("text_a",):
+        bad = ~frame[column].map(lambda text: isinstance(text, str))
+        if bad.any():
+            raise InputError(f"{where}: {frame.loc[bad, 'guid'].iloc[0]} has no text in {column}")
+    if frame.empty:
+        raise InputError(f"{where}: has no instances; check its split and label_map")
+    return frame

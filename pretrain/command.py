@@ -1,0 +1,60 @@
+"""The command `python -m pretrain`."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+
+import click
+
+from configs.folder import prepare_folder
+from configs.schema import Experiment, load_experiment
+
+
+def log_to(folder: Path, stage: str) -> None:
+    """Say what is done on standard error, and keep it in the experiment's `logs/STAGE.log`."""
+    target = folder / "logs" / f"{stage}.log"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    root = logging.getLogger()
+    root.setLevel(logging.INFO)
+    kept = logging.FileHandler(target, encoding="utf-8")
+    kept.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    root.addHandler(kept)
+    shown = logging.StreamHandler(sys.stderr)
+    shown.setFormatter(logging.Formatter("%(message)s"))
+    # One line a run goes to the file only: on the screen there is the progress bar.
+    shown.setLevel(logging.INFO)
+    root.addHandler(shown)
+    for package in ("pretrain", "finetune", "predict"):
+        logging.getLogger(package).setLevel(logging.DEBUG)
+    for noisy in ("tensorflow", "absl", "datasets", "filelock", "urllib3", "httpx"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+
+
+def open_experiment(config: Path, stage: str) -> Experiment:
+    """Load an experiment, prepare its folder and start its log."""
+    experiment = load_experiment(config)
+    log_to(prepare_folder(experiment), stage)
+    return experiment
+
+
+workers_option = click.option(
+    "--workers",
+    type=click.IntRange(min=1),
+    default=None,
+    help="Processes to share the runs out among; by default one a core, or 1 on an accelerator.",
+)
+
+
+@click.command()
+@click.argument("config", type=click.Path(path_type=Path))
+@workers_option
+def main(config: Path, workers: int | None) -> None:
+    """Pretrain every size of CONFIG with every pretraining seed; does only what is missing."""
+    experiment = open_experiment(config, "pretrain")
+
+    from pretrain.stage import pretrain_experiment
+    from pretrain.workers import default_workers
+
+    pretrain_experiment(experiment, workers or default_workers())

@@ -1,0 +1,150 @@
+"""The BERT encoder with its pretraining heads, and initial weights by seed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+import keras_hub
+import numpy as np
+from keras import ops
+from numpy.typing import NDArray
+from scipy.stats import truncnorm
+
+from configs.schema import Size
+from pretrain.seeding import generator
+
+Weights = dict[str, NDArray[Any]]
+
+
+def _gelu(x: Any) -> Any:
+    # BERT's own code uses the tanh approximation, as the encoder's layers do.
+    return keras.activations.gelu(x, approximate=True)
+
+
+def build_backbone(
+    size: Size, *, vocabulary: int, positions: int, dropout: float
+) -> keras_hub.models.BertBackbone:
+    """Build the encoder of one size.
+
+    Parameters
+    ----------
+    size : Size
+        Layers, hidden size, heads and feed-forward width.
+    vocabulary, positions : int
+        Entries of the vocabulary, and the longest sequence.
+    dropout : float
+        Dropout rate everywhere in the encoder.
+    """
+    return keras_hub.models.BertBackbone(
+        vocabulary_size=vocabulary,
+        num_layers=size.layers,
+        num_heads=size.heads,
+        hidden_dim=size.hidden,
+        intermediate_dim=size.feedforward,
+        dropout=dropout,
+        max_sequence_length=positions,
+        name="encoder",
+    )
+
+
+def build_pretraining_model(
+    size: Size, *, vocabulary: int, positions: int, dropout: float
+) -> keras.Model:
+    """Build the encoder with its masked-token and next-sentence heads.
+
+    Returns
+    -------
+    keras.Model
+        Inputs `token_ids`, `segment_ids`, `padding_mask` [row, position] and
+        `mask_positions` [row, prediction]; outputs logits `masked_token`
+        [row, prediction, entry] and `next_sentence` [row, 2].
+    """
+    backbone = build_backbone(size, vocabulary=vocabulary, positions=positions, dropout=dropout)
+    mask_positions = keras.Input(shape=(None,), dtype="int32", name="mask_positions")
+    masked_token = keras_hub.layers.MaskedLMHead(
+        vocabulary_size=vocabulary,
+        token_embedding=backbone.token_embedding,
+        intermediate_activation=_gelu,
+        layer_norm_epsilon=1e-12,
+        dtype="float32",
+        name="masked_token",
+    )(backbone.output["sequence_output"], mask_positions)
+    next_sentence = keras.layers.Dense(2, dtype="float32", name="next_sentence")(
+        backbone.output["pooled_output"]
+    )
+    return keras.Model(
+        inputs={**backbone.input, "mask_positions": mask_positions},
+        outputs={"masked_token": masked_token, "next_sentence": next_sentence},
+        name="pretraining",
+    )
+
+
+def pretraining_loss(outputs: Mapping[str, Any], batch: Mapping[str, Any]) -> dict[str, Any]:
+    """Loss and metrics of one batch.
+
+    The loss is the mean cross-entropy over masked tokens plus that over next-sentence
+    labels (Devlin et al., 2019, Appendix A.2).
+
+    Returns
+    -------
+    dict of str to scalar
+        `loss`, `masked_loss`, `masked_accuracy`, `next_loss`, `next_accuracy`.
+    """
+    weights = batch["mask_weights"]
+    total = ops.sum(weights) + 1e-5
+    entropy = ops.sparse_categorical_crossentropy(
+        batch["mask_ids"], outputs["masked_token"], from_logits=True
+    )
+    right = ops.cast(
+        ops.equal(ops.argmax(outputs["masked_token"], axis=-1), batch["mask_ids"]), "float32"
+    )
+    masked_loss = ops.sum(weights * entropy) / total
+    label = batch["is_random"]
+    next_loss = ops.mean(
+        ops.sparse_categorical_crossentropy(label, outputs["next_sentence"], from_logits=True)
+    )
+    next_right = ops.equal(ops.argmax(outputs["next_sentence"], axis=-1), label)
+    return {
+        "loss": masked_loss + next_loss,
+        "masked_loss": masked_loss,
+        "masked_accuracy": ops.sum(weights * right) / total,
+        "next_loss": next_loss,
+        "next_accuracy": ops.mean(ops.cast(next_right, "float32")),
+    }
+
+
+def initial_weights(
+    shapes: Mapping[str, tuple[int, ...]], seed: int, standard_deviation: float
+) -> Weights:
+    """Draw initial weights: the same on every backend.
+
+    Kernels and embeddings come from a normal distribution truncated at two standard
+    deviations; biases are 0 and LayerNorm scales 1 (Devlin et al., 2019).
+
+    Parameters
+    ----------
+    shapes : mapping of str to tuple
+        Shape of each variable by its path. The draw of a variable depends on the seed and
+        on its place among the sorted paths.
+    seed : int
+        From `pretrain.seeding.derive_seed`.
+    standard_deviation : float
+        Of the normal distribution before it is truncated; 0.02 in BERT.
+
+    Returns
+    -------
+    dict of str to float32 array
+    """
+    weights: Weights = {}
+    for place, path in enumerate(sorted(shapes)):
+        shape = shapes[path]
+        if path.endswith("gamma"):
+            weights[path] = np.ones(shape, np.float32)
+        elif path.endswith(("beta", "bias")):
+            weights[path] = np.zeros(shape, np.float32)
+        else:
+            draws = truncnorm.rvs(-2, 2, size=shape, random_state=generator(seed, place))
+            weights[path] = (standard_deviation * draws).astype(np.float32)
+    return weights

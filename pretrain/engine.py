@@ -1,0 +1,349 @@
+"""The training engine: takes a list of runs of one architecture that differ only in seeds.
+
+On the TensorFlow backend the runs go one after another through one compiled function, which
+takes several steps a call. A run's state is its trainable variables, its optimizer's
+variables and its dropout generators; nothing else carries over from step to step, because
+the batch of a run at a step is a pure function of the run and the step.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import keras
+import numpy as np
+from numpy.typing import NDArray
+
+from configs.errors import InputError
+from pretrain.checkpoint import (
+    Arrays,
+    checkpoint_path,
+    latest_checkpoint,
+    read_arrays,
+    remove_checkpoints,
+    write_arrays,
+)
+from pretrain.encoder import initial_weights
+from pretrain.optimizer import BertAdam
+from pretrain.seeding import generator
+
+Batch = Mapping[str, NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run: what distinguishes it from the other runs of its architecture.
+
+    Attributes
+    ----------
+    name : str
+        What the run is called in progress and errors, such as `mini/p3`.
+    folder : Path
+        Where its training state and event files are kept.
+    init_seed, order_seed, dropout_seed : int
+        Seeds of initial weights, of the data, and of dropout.
+    learning_rate : float
+        Peak learning rate.
+    start : mapping of str to array, optional
+        Starting weights by path; a variable that is not there is drawn from `init_seed`.
+    """
+
+    name: str
+    folder: Path
+    init_seed: int
+    order_seed: int
+    dropout_seed: int
+    learning_rate: float
+    start: Mapping[str, NDArray[Any]] | None = None
+
+
+class Recorder(Protocol):
+    """Where the loss curves of a run go."""
+
+    def add_scalar(self, tag: str, data: float, step: int) -> None:
+        """Keep one value."""
+
+    def close(self) -> None:
+        """Write out what is kept."""
+
+
+def assign_weights(model: keras.Model, weights: Mapping[str, NDArray[Any]], source: str) -> None:
+    """Set every trainable variable of a model.
+
+    Parameters
+    ----------
+    model : keras.Model
+        The architecture.
+    weights : mapping of str to array
+        By path; those that the model does not have are passed over.
+    source : str
+        Where the weights are from, for the error.
+
+    Raises
+    ------
+    InputError
+        If a variable is missing or has another shape.
+    """
+    for variable in model.trainable_variables:
+        value = weights.get(variable.path)
+        if value is None or value.shape != tuple(variable.shape):
+            found = "nothing" if value is None else f"shape {value.shape}"
+            raise InputError(
+                f"{source}: {variable.path} should have shape {tuple(variable.shape)}, found "
+                f"{found}; the weights are of another architecture"
+            )
+        variable.assign(value)
+
+
+class Engine:
+    """Trains runs of one architecture.
+
+    Parameters
+    ----------
+    model : keras.Model
+        The architecture; its inputs and outputs are mappings.
+    loss : callable
+        From outputs and batch to scalars by name, `loss` among them; Keras operations only.
+    optimizer : BertAdam
+        With the schedule that all runs share.
+    initializer_range : float
+        Standard deviation of initial weights.
+    steps_per_call : int
+        Steps that one call of the compiled function takes.
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        loss: Callable[[Mapping[str, Any], Mapping[str, Any]], dict[str, Any]],
+        optimizer: BertAdam,
+        *,
+        initializer_range: float = 0.02,
+        steps_per_call: int = 20,
+    ) -> None:
+        if keras.backend.backend() != "tensorflow":
+            raise InputError(
+                f"KERAS_BACKEND: {keras.backend.backend()} cannot train yet; use tensorflow"
+            )
+        self.model = model
+        self.loss = loss
+        self.optimizer = optimizer
+        self.initializer_range = initializer_range
+        self.steps_per_call = steps_per_call
+        self.inputs = list(model.input)
+        optimizer.build(model.trainable_variables)
+        self._trainable = {variable.path: variable for variable in model.trainable_variables}
+        # Dropout generators are numbered by the process, so their order names them.
+        self._dropout = {
+            f"dropout/{i}": variable for i, variable in enumerate(model.non_trainable_variables)
+        }
+        self._optimizer = {
+            f"optimizer/{variable.path}": variable
+            for variable in optimizer.variables
+            if not variable.path.endswith("learning_rate")
+        }
+        self._steps: Any = None
+
+    def weights(self) -> Arrays:
+        """Trainable variables as they are now, by path."""
+        return {path: np.asarray(variable) for path, variable in self._trainable.items()}
+
+    def state(self) -> Arrays:
+        """Everything that the next step depends on, but for the run's own settings."""
+        variables = {**self._trainable, **self._dropout, **self._optimizer}
+        return {name: np.asarray(variable) for name, variable in variables.items()}
+
+    def _restore(self, run: Run, state: Mapping[str, NDArray[Any]]) -> None:
+        for name, variable in {**self._trainable, **self._dropout, **self._optimizer}.items():
+            if name not in state or state[name].shape != tuple(variable.shape):
+                raise InputError(f"{run.folder}: its checkpoint lacks {name}; remove the folder")
+            variable.assign(state[name])
+
+    def _begin(self, run: Run) -> None:
+        shapes = {path: tuple(variable.shape) for path, variable in self._trainable.items()}
+        weights = initial_weights(shapes, run.init_seed, self.initializer_range)
+        for path, value in (run.start or {}).items():
+            if path in weights:
+                weights[path] = value
+        assign_weights(self.model, weights, run.name)
+        for name, variable in self._dropout.items():
+            place = int(name.removeprefix("dropout/"))
+            draws = generator(run.dropout_seed, place).integers(2**31 - 1, size=2)
+            variable.assign(draws.astype(variable.dtype))
+        for variable in self._optimizer.values():
+            variable.assign(np.zeros(variable.shape, variable.dtype))
+
+    def _compile(self) -> Any:
+        import tensorflow as tf
+
+        model, optimizer, loss, inputs = self.model, self.optimizer, self.loss, self.inputs
+        variables = list(self._trainable.values())
+
+        def one_step(batch: Mapping[str, Any]) -> dict[str, Any]:
+            with tf.GradientTape() as tape:
+                outputs = model({name: batch[name] for name in inputs}, training=True)
+                metrics = loss(outputs, batch)
+            gradients = tape.gradient(metrics["loss"], [variable.value for variable in variables])
+            optimizer.apply(gradients, variables)
+            return metrics
+
+        def many_steps(batches: Mapping[str, Any]) -> dict[str, Any]:
+            count = tf.shape(next(iter(batches.values())))[0]
+            names = self.metric_names
+            values = {name: tf.TensorArray(tf.float32, size=count) for name in names}
+            for i in tf.range(count):
+                metrics = one_step({name: value[i] for name, value in batches.items()})
+                values = {name: values[name].write(i, metrics[name]) for name in names}
+            return {name: values[name].stack() for name in names}
+
+        return tf.function(many_steps, reduce_retracing=True)
+
+    metric_names: Sequence[str] = ("loss",)
+
+    def steps(self, batches: Batch) -> dict[str, NDArray[np.float32]]:
+        """Take several steps from the present state.
+
+        Parameters
+        ----------
+        batches : mapping of str to array [step, row, ...]
+            Inputs and labels of each step.
+
+        Returns
+        -------
+        dict of str to float32 array [step]
+            The scalars of the loss at each step.
+        """
+        import tensorflow as tf
+
+        if self._steps is None:
+            first = {name: tf.convert_to_tensor(value[0]) for name, value in batches.items()}
+            outputs = self.model({name: first[name] for name in self.inputs}, training=False)
+            self.metric_names = tuple(self.loss(outputs, first))
+            self._steps = self._compile()
+        values = self._steps({name: tf.convert_to_tensor(v) for name, v in batches.items()})
+        return {name: value.numpy() for name, value in values.items()}
+
+    def train(
+        self,
+        runs: Sequence[Run],
+        batch: Callable[[Run, int], Batch],
+        *,
+        total_steps: int,
+        checkpoint_every: int,
+        keep: Mapping[int, Callable[[Run, Arrays], None]],
+        recorder: Callable[[Run], Recorder] | None = None,
+        on_progress: Callable[[Run, int, dict[str, float]], None] = lambda run, steps, values: None,
+    ) -> None:
+        """Train every run, each from its newest checkpoint.
+
+        Parameters
+        ----------
+        runs : sequence of Run
+            They share the architecture, the schedule and the batch shape.
+        batch : callable
+            The batch of a run at a step; a pure function.
+        total_steps : int
+            Steps of each run.
+        checkpoint_every : int
+            Steps between training states on disk.
+        keep : mapping of int to callable
+            What to do with a run's weights after so many steps.
+        recorder : callable, optional
+            Opens the place for the loss curves of a run.
+        on_progress : callable
+            Called with the run, the steps done since the last call (those before the
+            checkpoint at first) and the mean scalars over them.
+
+        Raises
+        ------
+        InputError
+            If the loss of a run is no longer finite; its newest checkpoint stays.
+        """
+        stops = sorted({*range(checkpoint_every, total_steps, checkpoint_every), *keep})
+        for run in runs:
+            self._train_one(run, batch, stops, checkpoint_every, keep, recorder, on_progress)
+
+    def _train_one(
+        self,
+        run: Run,
+        batch: Callable[[Run, int], Batch],
+        stops: Sequence[int],
+        checkpoint_every: int,
+        keep: Mapping[int, Callable[[Run, Arrays], None]],
+        recorder: Callable[[Run], Recorder] | None,
+        on_progress: Callable[[Run, int, dict[str, float]], None],
+    ) -> None:
+        self.optimizer.peak.assign(run.learning_rate)
+        newest = latest_checkpoint(run.folder)
+        done = 0
+        if newest is None:
+            self._begin(run)
+        else:
+            done, path = newest
+            self._restore(run, read_arrays(path))
+            on_progress(run, done, {})
+        pending: list[tuple[int, dict[str, float]]] = []
+        for first, batches in self._calls(run, batch, done, stops):
+            values = self.steps(batches)
+            count = len(values["loss"])
+            done = first + count
+            means = {name: float(np.mean(value)) for name, value in values.items()}
+            if not math.isfinite(means["loss"]):
+                raise InputError(
+                    f"{run.name}: the loss is {means['loss']} by step {done}; lower the learning "
+                    f"rate; the newest checkpoint is in {run.folder}"
+                )
+            pending.append((done, means))
+            if done in keep:
+                keep[done](run, self.weights())
+            if done in stops and done != stops[-1] and done % checkpoint_every == 0:
+                write_arrays(checkpoint_path(run.folder, done), self.state())
+                remove_checkpoints(run.folder, before=done)
+            if done in stops:
+                # Loss curves follow the checkpoints, so that a resumed run does not repeat them.
+                _record(recorder, run, pending)
+                pending = []
+            on_progress(run, count, means)
+        remove_checkpoints(run.folder)
+
+    def _calls(
+        self, run: Run, batch: Callable[[Run, int], Batch], done: int, stops: Sequence[int]
+    ) -> Iterator[tuple[int, Batch]]:
+        """Stacked batches from step `done` on, none across a stop, made one call ahead."""
+        spans = []
+        for stop in stops:
+            while done < stop:
+                end = min(done + self.steps_per_call, stop)
+                spans.append((done, end))
+                done = end
+
+        def make(span: tuple[int, int]) -> Batch:
+            made = [batch(run, step) for step in range(*span)]
+            return {name: np.stack([one[name] for one in made]) for name in made[0]}
+
+        with ThreadPoolExecutor(1) as ahead:
+            coming = ahead.submit(make, spans[0]) if spans else None
+            for i, (first, _) in enumerate(spans):
+                assert coming is not None
+                batches = coming.result()
+                coming = ahead.submit(make, spans[i + 1]) if i + 1 < len(spans) else None
+                yield first, batches
+
+
+def _record(
+    recorder: Callable[[Run], Recorder] | None,
+    run: Run,
+    pending: Collection[tuple[int, dict[str, float]]],
+) -> None:
+    if recorder is None or not pending:
+        return
+    curves = recorder(run)
+    for step, means in pending:
+        for name, value in means.items():
+            curves.add_scalar(name, value, step)
+    curves.close()

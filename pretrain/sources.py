@@ -1,0 +1,98 @@
+"""Rows of text and of labelled instances, from `datasets` or from the embedded world."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import datasets
+
+from configs.errors import InputError
+from configs.schema import Corpus, Source, World
+from pretrain.world import corpus_rows, inference_rows
+
+_SENTENCE_END = re.compile(r"(?<=[.!?])[\"')\]]*\s+(?=[\"'(\[]*[A-Z0-9])")
+
+
+def load_rows(source: Source, world: World | None) -> datasets.Dataset:
+    """Load the rows of a source.
+
+    Parameters
+    ----------
+    source : Source
+        A hub name, a builder with local files, or `world`.
+    world : World or None
+        The embedded world that `path: world` refers to.
+
+    Returns
+    -------
+    datasets.Dataset
+
+    Raises
+    ------
+    InputError
+        If the source cannot be read; the message names it.
+    """
+    if source.path == "world":
+        assert world is not None  # the schema refuses such a source without a world
+        if source.name == "corpus":
+            return datasets.Dataset.from_list(corpus_rows(world))
+        if source.name == "inference":
+            return datasets.Dataset.from_list(inference_rows(world, source.split))
+        raise InputError(f"world: has no {source.name!r}; name is corpus or inference")
+    files = [source.data_files] if isinstance(source.data_files, str) else source.data_files
+    for file in files or []:
+        if "://" not in file and not any(character in file for character in "*?["):
+            path = Path(file)
+            if not path.is_file():
+                raise InputError(f"{file}: no such file; data_files are relative to {Path.cwd()}")
+    options = {} if source.field is None else {"field": source.field}
+    try:
+        return datasets.load_dataset(
+            source.path,
+            source.name,
+            data_files=source.data_files,
+            split=source.split,
+            revision=source.revision,
+            **options,
+        )
+    except Exception as error:
+        # `datasets` raises whatever its readers raise; a user needs to know which source.
+        where = ", ".join(files) if files else source.path
+        reason = str(error).strip().splitlines()
+        raise InputError(
+            f"{where}: cannot be loaded ({reason[0] if reason else type(error).__name__}); "
+            "check the source's path, files, field and split"
+        ) from error
+
+
+def documents(corpus: Corpus, world: World | None) -> Iterator[list[str]]:
+    """Documents of a corpus, each a list of its sentences.
+
+    Raises
+    ------
+    InputError
+        If a column that the corpus names is not there, or does not hold text.
+    """
+    for source in corpus.sources:
+        rows = load_rows(source, world)
+        missing = [column for column in corpus.text if column not in rows.column_names]
+        if missing:
+            raise InputError(
+                f"corpus.text: {source.path} has no column {missing[0]!r}; "
+                f"its columns are {', '.join(rows.column_names)}"
+            )
+        for row in rows.select_columns(corpus.text):
+            sentences: list[str] = []
+            for column in corpus.text:
+                text = row[column]
+                if text is None:
+                    continue
+                if not isinstance(text, str):
+                    raise InputError(f"corpus.text: the column {column!r} does not hold text")
+                for line in text.splitlines():
+                    parts = _SENTENCE_END.split(line) if corpus.sentences != "lines" else [line]
+                    sentences += [part.strip() for part in parts if part.strip()]
+            if sentences:
+                yield sentences

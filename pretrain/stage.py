@@ -1,0 +1,287 @@
+"""The pretraining stage: vocabulary, tokenized corpus, and an encoder for every size and seed."""
+
+from __future__ import annotations
+
+import logging
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from tensorboard.summary import Writer
+from tqdm import tqdm
+
+from configs.folder import prepare_folder, write_text
+from configs.schema import Experiment, Size
+from pretrain.checkpoint import Arrays, latest_checkpoint, write_arrays
+from pretrain.corpus import Corpus, open_corpus, tokenize_corpus
+from pretrain.encoder import build_pretraining_model, pretraining_loss
+from pretrain.engine import Batch, Engine, Recorder, Run
+from pretrain.masking import mask_tokens
+from pretrain.optimizer import BertAdam
+from pretrain.seeding import derive_seed, generator
+from pretrain.sentence_pairs import draw_pairs
+from pretrain.sources import documents
+from pretrain.wordpiece import (
+    SPECIAL_TOKENS,
+    build_tokenizer,
+    read_vocabulary,
+    train_vocabulary,
+)
+from pretrain.workers import Advance, share_out
+
+logger = logging.getLogger(__name__)
+
+
+def run_folder(output: Path, size: str, pretrain_seed: int) -> Path:
+    """Folder of one pretraining run."""
+    return output / "pretrain" / size / f"p{pretrain_seed}"
+
+
+def encoder_file(output: Path, size: str, pretrain_seed: int) -> Path:
+    """Weights of one pretrained encoder with its pretraining heads."""
+    return run_folder(output, size, pretrain_seed) / "encoder.safetensors"
+
+
+def vocabulary_file(output: Path) -> Path:
+    """The experiment's `vocab.txt`."""
+    return output / "vocab.txt"
+
+
+def largest_first(sizes: list[Size]) -> list[Size]:
+    """Order sizes so that the longest runs are not the last to start."""
+    return sorted(sizes, key=lambda size: -size.layers * size.hidden**2)
+
+
+def pretrain_experiment(experiment: Experiment, workers: int) -> None:
+    """Do whatever of the pretraining stage is missing.
+
+    Parameters
+    ----------
+    experiment : Experiment
+        The whole experiment.
+    workers : int
+        Processes to share the runs out among.
+
+    Raises
+    ------
+    InputError
+        If the corpus or the vocabulary cannot be used, or the folder holds another
+        experiment.
+    """
+    output = prepare_folder(experiment)
+    _prepare_vocabulary(experiment, output)
+    _prepare_corpus(experiment, output)
+    missing = [
+        (size.name, seed)
+        for size in largest_first(experiment.sizes)
+        for seed in experiment.pretrain_seeds
+        if not encoder_file(output, size.name, seed).is_file()
+    ]
+    total = len(experiment.sizes) * len(experiment.pretrain_seeds)
+    logger.info("pretraining: %d of %d runs to do", len(missing), total)
+    share_out(
+        pretrain_run,
+        experiment,
+        missing,
+        steps=len(missing) * experiment.pretraining.steps,
+        workers=workers,
+        label="pretraining",
+    )
+
+
+def _prepare_vocabulary(experiment: Experiment, output: Path) -> None:
+    target = vocabulary_file(output)
+    if target.is_file():
+        return
+    settings = experiment.vocabulary
+    if settings.file is not None:
+        entries = read_vocabulary(settings.file)
+    else:
+        assert settings.size is not None  # the schema asks for one of the two
+        text = (one for document in documents(experiment.corpus, experiment.world) for one in document)
+        entries = train_vocabulary(text, size=settings.size, lowercase=settings.lowercase)
+    write_text(target, "\n".join(entries) + "\n")
+    logger.info("vocabulary: %d entries", len(entries))
+
+
+def _prepare_corpus(experiment: Experiment, output: Path) -> None:
+    folder = output / "corpus"
+    if folder.is_dir():
+        return
+    tokenizer = build_tokenizer(
+        read_vocabulary(vocabulary_file(output)), lowercase=experiment.vocabulary.lowercase
+    )
+    with tqdm(desc="tokenizing", unit=" characters", unit_scale=True) as bar:
+        tokenize_corpus(
+            documents(experiment.corpus, experiment.world),
+            tokenizer,
+            folder,
+            lambda _, characters: bar.update(characters) and None,
+        )
+    logger.info("corpus: %s", " ".join((folder / "corpus.json").read_text().split()))
+
+
+class PairBatches:
+    """Batches of masked sentence pairs: a pure function of seed and step.
+
+    Parameters
+    ----------
+    experiment : Experiment
+        Its `pretraining` settles shape and masking.
+    corpus : Corpus
+        The tokenized corpus.
+    vocabulary : list of str
+        Entries by id.
+    """
+
+    def __init__(self, experiment: Experiment, corpus: Corpus, vocabulary: list[str]) -> None:
+        self.settings = experiment.pretraining
+        self.corpus = corpus
+        self.ids = {token: vocabulary.index(token) for token in SPECIAL_TOKENS}
+        special = set(self.ids.values())
+        self.ordinary = np.array(
+            [i for i in range(len(vocabulary)) if i not in special], dtype=np.int32
+        )
+
+    def __call__(self, run: Run, step: int) -> Batch:
+        """Make the batch of a run at a step.
+
+        Returns
+        -------
+        dict of str to array
+            `token_ids`, `segment_ids`, `padding_mask` int32 [row, position];
+            `mask_positions`, `mask_ids` int32 and `mask_weights` float32 [row, prediction];
+            `is_random` int32 [row].
+        """
+        s = self.settings
+        rng = generator(run.order_seed, step)
+        pairs = draw_pairs(
+            self.corpus,
+            rows=s.batch_size,
+            sequence_length=s.sequence_length,
+            short_share=s.short_share,
+            random_next_share=s.random_next_share,
+            cls_id=self.ids["[CLS]"],
+            sep_id=self.ids["[SEP]"],
+            pad_id=self.ids["[PAD]"],
+            rng=rng,
+        )
+        masked = mask_tokens(
+            pairs.token_ids,
+            pairs.lengths,
+            pairs.maskable,
+            mask_id=self.ids["[MASK]"],
+            ordinary_ids=self.ordinary,
+            masked_share=s.masked_share,
+            max_masked=s.max_masked,
+            rng=rng,
+        )
+        padding = np.arange(s.sequence_length) < pairs.lengths[:, None]
+        return {
+            "token_ids": masked.token_ids,
+            "segment_ids": pairs.segment_ids,
+            "padding_mask": padding.astype(np.int32),
+            "mask_positions": masked.mask_positions,
+            "mask_ids": masked.mask_ids,
+            "mask_weights": masked.mask_weights,
+            "is_random": pairs.is_random,
+        }
+
+
+@lru_cache(maxsize=1)
+def _open_batches(experiment_json: str) -> PairBatches:
+    experiment = Experiment.model_validate_json(experiment_json)
+    vocabulary = read_vocabulary(vocabulary_file(experiment.output))
+    return PairBatches(experiment, open_corpus(experiment.output / "corpus"), vocabulary)
+
+
+def build_engine(experiment: Experiment, size: Size, vocabulary: int) -> Engine:
+    """Build the engine that pretrains one size."""
+    settings = experiment.pretraining
+    model = build_pretraining_model(
+        size, vocabulary=vocabulary, positions=settings.sequence_length, dropout=settings.dropout
+    )
+    optimizer = BertAdam(
+        settings.optimizer, warmup_steps=settings.warmup_steps, total_steps=settings.steps
+    )
+    return Engine(
+        model, pretraining_loss, optimizer, initializer_range=settings.initializer_range
+    )
+
+
+@lru_cache(maxsize=1)
+def _engine(experiment_json: str, size: str) -> Engine:
+    experiment = Experiment.model_validate_json(experiment_json)
+    one = next(one for one in experiment.sizes if one.name == size)
+    return build_engine(experiment, one, len(read_vocabulary(vocabulary_file(experiment.output))))
+
+
+def pretraining_seeds(size: str, pretrain_seed: int) -> dict[str, int]:
+    """Seeds of initial weights, data and dropout of one pretraining run."""
+    return {
+        f"{purpose}_seed": derive_seed("pretrain", size, pretrain_seed, purpose)
+        for purpose in ("init", "order", "dropout")
+    }
+
+
+def open_recorder(run: Run) -> Recorder:
+    """Open TensorBoard event files in the run's folder."""
+    return Writer(str(run.folder))
+
+
+def pretrain_run(experiment: Experiment, item: tuple[str, int], advance: Advance) -> str:
+    """Pretrain one encoder, from its newest checkpoint if it has one.
+
+    Parameters
+    ----------
+    experiment : Experiment
+        The whole experiment; its vocabulary and corpus are ready.
+    item : (str, int)
+        Size and pretraining seed.
+    advance : callable
+        Called with the steps done.
+
+    Returns
+    -------
+    str
+        What was done, with the last loss.
+    """
+    size, seed = item
+    as_json = experiment.model_dump_json()
+    engine, batches = _engine(as_json, size), _open_batches(as_json)
+    settings = experiment.pretraining
+    run = Run(
+        name=f"{size}/p{seed}",
+        folder=run_folder(experiment.output, size, seed),
+        learning_rate=settings.learning_rate,
+        **pretraining_seeds(size, seed),
+    )
+    remove_leftovers(run.folder)
+    resumed = latest_checkpoint(run.folder)
+    last: dict[str, float] = {}
+
+    def keep(_: Run, weights: Arrays) -> None:
+        write_arrays(encoder_file(experiment.output, size, seed), weights)
+
+    def progress(_: Run, steps: int, values: dict[str, float]) -> None:
+        last.update(values)
+        advance(steps)
+
+    engine.train(
+        [run],
+        batches,
+        total_steps=settings.steps,
+        checkpoint_every=settings.checkpoint_every,
+        keep={settings.steps: keep},
+        recorder=open_recorder,
+        on_progress=progress,
+    )
+    begun = f"resumed at step {resumed[0]}, " if resumed else ""
+    values = ", ".join(f"{name} {value:.3f}" for name, value in last.items())
+    return f"pretrained {run.name}: {begun}{settings.steps} steps, {values}"
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove half-written files that a killed process left in a run's folder."""
+    for path in folder.glob("*.partial-*"):
+        path.unlink(missing_ok=True)

@@ -1,0 +1,149 @@
+"""Runs shared out among worker processes, with one progress bar."""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+import threading
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from multiprocessing.connection import wait
+from multiprocessing.queues import Queue
+from queue import Empty
+from typing import Any
+
+from tqdm import tqdm
+
+from configs.errors import InputError
+from configs.schema import Experiment
+
+logger = logging.getLogger(__name__)
+
+Advance = Callable[[int], None]
+Work = Callable[[Experiment, Any, Advance], str]
+
+
+def default_workers() -> int:
+    """One worker a core, or one in all where TensorFlow finds an accelerator."""
+    import tensorflow as tf
+
+    if tf.config.list_physical_devices("GPU") or tf.config.list_physical_devices("TPU"):
+        return 1
+    return os.cpu_count() or 1
+
+
+def share_out(
+    work: Work,
+    experiment: Experiment,
+    items: Sequence[Any],
+    *,
+    steps: int,
+    workers: int,
+    label: str,
+    unit: str = "step",
+) -> None:
+    """Do `work` on every item, in the order given, by so many processes at a time.
+
+    What an item yields does not depend on the number of workers or on who does it: each
+    worker is limited to its share of the cores.
+
+    Parameters
+    ----------
+    work : callable
+        From the experiment, an item and a function that reports steps done, to a line that
+        says what was done. Importable by name.
+    experiment : Experiment
+        Handed to every call.
+    items : sequence
+        What to work on; picklable.
+    steps : int
+        Steps of all items together.
+    workers : int
+        Processes; 1 works in a single child process.
+    label : str
+        What the progress bar says.
+    unit : str
+        What a step is called.
+
+    Raises
+    ------
+    InputError
+        What `work` raised, or if a worker died.
+    """
+    if not items:
+        return
+    context = multiprocessing.get_context("spawn")
+    waiting: Queue[Any] = context.Queue()
+    said: Queue[Any] = context.Queue()
+    workers = min(workers, len(items))
+    for item in items:
+        waiting.put(item)
+    for _ in range(workers):
+        waiting.put(None)
+    threads = max((os.cpu_count() or 1) // workers, 1)
+    processes = [
+        context.Process(target=_worker, args=(work, experiment, waiting, said, threads))
+        for _ in range(workers)
+    ]
+    for process in processes:
+        process.start()
+    started, finished = time.monotonic(), 0
+    try:
+        with tqdm(total=steps, desc=label, unit=f" {unit}", smoothing=0.05) as bar:
+            while finished < workers:
+                try:
+                    kind, value = said.get(timeout=1.0)
+                except Empty:
+                    dead = [p for p in processes if p.exitcode not in (None, 0)]
+                    if dead:
+                        raise InputError(
+                            f"{label}: a worker process died (exit code {dead[0].exitcode}); "
+                            "run the same command again to go on from the last checkpoint"
+                        ) from None
+                    continue
+                if kind == "steps":
+                    bar.update(value)
+                elif kind == "done":
+                    logger.debug("%s", value)
+                elif kind == "bad input":
+                    raise InputError(value)
+                elif kind == "error":
+                    raise RuntimeError(value)
+                else:
+                    finished += 1
+    finally:
+        for process in processes:
+            if finished < workers:
+                process.kill()
+            process.join()
+    seconds = time.monotonic() - started
+    logger.info("%s: %d items, %.0f s", label, len(items), seconds)
+
+
+def _worker(
+    work: Work, experiment: Experiment, waiting: Queue[Any], said: Queue[Any], threads: int
+) -> None:
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    try:
+        import tensorflow as tf
+
+        tf.config.threading.set_intra_op_parallelism_threads(threads)
+        tf.config.threading.set_inter_op_parallelism_threads(1)
+        tf.config.experimental.enable_op_determinism()
+        while (item := waiting.get()) is not None:
+            said.put(("done", work(experiment, item, lambda n: said.put(("steps", n)))))
+        said.put(("end", None))
+    except InputError as error:
+        said.put(("bad input", error.message))
+    except Exception:
+        said.put(("error", traceback.format_exc()))
+
+
+def _end_with_parent() -> None:
+    """End this process as soon as its parent has, however that ended."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os._exit(1)
