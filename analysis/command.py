@@ -10,6 +10,13 @@ import numpy as np
 import xarray as xr
 from tqdm import tqdm
 
+from analysis.annotations import (
+    CATEGORIES,
+    Annotation,
+    annotations_digest,
+    count_categories,
+    read_annotations,
+)
 from analysis.comparisons import Comparisons, compare_sizes
 from analysis.decay import decay_bound
 from analysis.figures import all_figures
@@ -17,7 +24,8 @@ from analysis.layout import to_latex, to_markdown
 from analysis.output import FIGURES, REPORT, TABLES, AnalysisFolder, identity
 from analysis.reading import TaskPredictions, read_task
 from analysis.report import render_report
-from analysis.tables import Table, all_tables
+from analysis.tables import Choices, Table, all_tables
+from configs.errors import InputError
 from predict.store import open_store
 
 
@@ -39,29 +47,72 @@ from predict.store import open_store
     help="Take the baseline from one split of the pretraining seeds, drawn with SEED, instead of "
     "averaging over all splits.",
 )
+@click.option(
+    "--triplet",
+    "triplets",
+    multiple=True,
+    metavar="S1,S2,S3",
+    help="Three sizes whose momentum to compute besides the usual ones; repeatable.",
+)
+@click.option(
+    "--annotations",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Folder of annotated decaying instances, for the table of label quality; needs no store.",
+)
+@click.option(
+    "--bias-replicates",
+    type=click.IntRange(min=0),
+    default=100,
+    show_default=True,
+    help="Bootstrap samples for the bias of the adaptive threshold; 0 to leave it out.",
+)
+@click.option(
+    "--seed",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Seed of all resampling.",
+)
 def analyze(
     stores: tuple[Path, ...],
     out: Path | None,
     config: Path | None,
     splits: tuple[str, ...],
     split_seed: int | None,
+    triplets: tuple[str, ...],
+    annotations: Path | None,
+    bias_replicates: int,
+    seed: int,
 ) -> None:
     """Compare model sizes instance by instance: tables, figures and a report.
 
     Reads one or more prediction stores and writes DIR/tables, DIR/figures and DIR/report.html.
     """
-    if bool(stores) == (config is not None):
+    if stores and config is not None:
         raise click.UsageError("give either prediction stores or --config")
+    if not stores and config is None and annotations is None:
+        raise click.UsageError("give prediction stores, --config or --annotations")
     if config is not None:
         stores, out = _of_experiment(config, out)
     if out is None:
         raise click.UsageError("give the folder to write to as --out")
 
+    annotated = read_annotations(annotations) if annotations is not None else ()
     opened = [(path, open_store(path)) for path in stores]
-    folder = AnalysisFolder(out, identity(store for _, store in opened))
+    of_what = identity(store for _, store in opened)
+    if not opened and annotations is not None:
+        of_what = [{"annotations": annotations_digest(annotations)}]
+    folder = AnalysisFolder(out, of_what)
     tasks = _read(opened, splits)
     comparisons = [compare_sizes(task, split_seed) for task in tasks]
-    tables = all_tables(tasks, comparisons)
+    choices = Choices(
+        triplets=tuple(_triplet(text, tasks) for text in triplets),
+        bias_replicates=bias_replicates,
+        seed=seed,
+        annotations=annotated,
+    )
+    tables = all_tables(tasks, comparisons, choices)
     notes = list(
         dict.fromkeys(
             [note for task in tasks for note in task.notes]
@@ -73,6 +124,7 @@ def analyze(
     headlines = [
         line for task in zip(tasks, comparisons, strict=True) for line in _headlines(*task)
     ]
+    headlines += _annotation_headlines(annotated)
     for line in headlines:
         click.echo(line)
     _write(folder, tasks, comparisons, tables, headlines, notes)
@@ -147,6 +199,31 @@ def _headlines(task: TaskPredictions, compared: Comparisons) -> list[str]:
     return lines
 
 
+def _triplet(text: str, tasks: Sequence[TaskPredictions]) -> tuple[str, str, str]:
+    """Parse one --triplet; some task must have its sizes."""
+    sizes = tuple(name.strip() for name in text.split(","))
+    if len(sizes) != 3 or len(set(sizes)) < 3:
+        raise InputError(f"--triplet {text}: give three different sizes, separated by commas")
+    if not any(set(sizes) <= set(task.sizes) for task in tasks):
+        there = "; ".join(f"{task.task} has {', '.join(task.sizes)}" for task in tasks)
+        raise InputError(f"--triplet {text}: no task has these sizes; {there or 'give a store'}")
+    return sizes[0], sizes[1], sizes[2]
+
+
+def _annotation_headlines(annotated: Sequence[Annotation]) -> list[str]:
+    """State how many labels of the decaying instances each annotator finds wrong."""
+    lines = []
+    for read in annotated:
+        decaying, control = count_categories(read.groups, read.categories)
+        wrong = list(CATEGORIES.values()).index("wrong")
+        lines.append(
+            f"{read.task}, {read.split}: {decaying[wrong]} of {decaying.sum()} decaying and "
+            f"{control[wrong]} of {control.sum()} control instances have a wrong label "
+            f"(annotator {read.annotator})"
+        )
+    return lines
+
+
 def _write(
     folder: AnalysisFolder,
     tasks: Sequence[TaskPredictions],
@@ -166,7 +243,10 @@ def _write(
     for figure in figures:
         files[f"{FIGURES}/{figure.name}.png"] = figure.png
         files[f"{FIGURES}/{figure.name}.pdf"] = figure.pdf
-    report = render_report([task.task for task in tasks], headlines, notes, tables, figures)
+    names = [task.task for task in tasks]
+    for table in tables:
+        names += [str(task) for task in table.frame["task"].unique()]
+    report = render_report(list(dict.fromkeys(names)), headlines, notes, tables, figures)
     files[REPORT] = report.encode()
     folder.begin(list(files))
     for name, content in files.items():

@@ -124,17 +124,43 @@ def decay_curves(smaller: Multisets, larger: Multisets, runs: int) -> DecayCurve
     if larger.rows.shape[1] != seeds or len(larger.index) != instances:
         raise ValueError("both sides need the same seeds and instances")
     _require_comparable(instances, seeds)
+    halves = [half_differences(side.rows, runs) for side in (smaller, larger)]
+    return curves_of_halves(smaller, larger, (halves[0], halves[1]), runs)
+
+
+def curves_of_halves(
+    smaller: Multisets,
+    larger: Multisets,
+    halves: tuple[NDArray[np.float64], NDArray[np.float64]],
+    runs: int,
+) -> DecayCurves:
+    """Finish `decay_curves` where the halves of the multisets are known, as in a bootstrap.
+
+    Parameters
+    ----------
+    smaller, larger : Multisets
+        Of [instance, 2k] counts in 0..`runs`, the same instances and an even number of seeds.
+    halves : tuple of ndarray of float64, each of shape [distinct, 2kF + 1]
+        `half_differences` of the rows of either side.
+    runs : int
+        Runs of one pretraining seed: F, or 1 for ensembles.
+
+    Returns
+    -------
+    DecayCurves
+    """
+    seeds, instances = smaller.rows.shape[1], len(smaller.index)
     steps = seeds * runs
     splits = comb(seeds, seeds // 2) ** 2
     exact = instances * splits < LARGEST_EXACT
-    halves = [_half_differences(side.rows, runs) for side in (smaller, larger)]
+    first, second = halves
     if not exact:
-        halves = [half / comb(seeds, seeds // 2) for half in halves]
+        first, second = (half / comb(seeds, seeds // 2) for half in halves)
     joint = sparse.coo_array(
         (np.ones(instances), (smaller.index, larger.index)),
         shape=(len(smaller.rows), len(larger.rows)),
     ).tocsr()
-    pairs = halves[0].T @ (joint @ halves[1])
+    pairs = first.T @ (joint @ second)
     position = np.add.outer(np.arange(steps + 1), np.arange(steps + 1))
     difference = larger.rows.sum(axis=1)[larger.index] - smaller.rows.sum(axis=1)[smaller.index]
     return DecayCurves(
@@ -230,7 +256,7 @@ def _require_comparable(instances: int, seeds: int) -> None:
         raise ValueError(f"both sides need an even number of seeds, not {seeds}")
 
 
-def _half_differences(rows: NDArray[np.int64], runs: int) -> NDArray[np.float64]:
+def half_differences(rows: NDArray[np.int64], runs: int) -> NDArray[np.float64]:
     """Count the k-subsets by how much they exceed the rest of their multiset.
 
     Parameters

@@ -126,14 +126,77 @@ def _seed_differences(frame: pd.DataFrame) -> Iterator[Printed]:
         yield Printed(heading, pd.DataFrame(cells))
 
 
+def _matrix(group: pd.DataFrame, column: str) -> pd.DataFrame:
+    """Lay out ordered pairs of sizes as rows s1 and columns s2, with 0 on the diagonal."""
+    sizes = list(dict.fromkeys([*group["s1"], *group["s2"]]))
+    values = group.set_index(["s1", "s2"])[column]
+    cells = {"s1 \\ s2": pd.Series(sizes)}
+    for s2 in sizes:
+        of_column = [0.0 if s1 == s2 else float(values.loc[(s1, s2)]) for s1 in sizes]
+        cells[s2] = pd.Series([decimal(value) for value in of_column])
+    return pd.DataFrame(cells)
+
+
 def _lower_bounds(frame: pd.DataFrame) -> Iterator[Printed]:
     for heading, group in _groups(frame, ["task", "split", "predictions"]):
-        sizes = list(dict.fromkeys([*group["s1"], *group["s2"]]))
-        bound = group.set_index(["s1", "s2"])["bound"]
-        cells = {"s1 \\ s2": pd.Series(sizes)}
-        for s2 in sizes:
-            column = [0.0 if s1 == s2 else float(bound.loc[(s1, s2)]) for s1 in sizes]
-            cells[s2] = pd.Series([decimal(value) for value in column])
+        yield Printed(heading, _matrix(group, "bound"))
+
+
+def _relative_bias(frame: pd.DataFrame) -> Iterator[Printed]:
+    for heading, group in _groups(frame, ["task", "split"]):
+        yield Printed(heading, _matrix(group, "relative_bias"))
+
+
+def _baseline_vs_bh(frame: pd.DataFrame) -> Iterator[Printed]:
+    methods = {"baseline": "baseline", "bh": "BH"}
+    for heading, group in _groups(frame, ["task", "split"]):
+        seeds = sorted(group["pretraining_seeds"].unique())
+        rows = []
+        for names, of_row in group.groupby(["s1", "s2", "method"], sort=False):
+            s1, s2, method = (str(name) for name in names)
+            bound = of_row.set_index("pretraining_seeds")["lower_bound"]
+            row = {"s1": s1, "s2": s2, "": methods[method]}
+            rows.append(row | {str(n): percent(bound.get(n, np.nan)) for n in seeds})
+        yield Printed(heading, pd.DataFrame(rows))
+
+
+def _momentum(frame: pd.DataFrame) -> Iterator[Printed]:
+    kinds = {"pearson_r": "Pearson", "spearman_r": "Spearman"}
+    for heading, group in _groups(frame, ["task", "split"]):
+        for column, kind in kinds.items():
+            rows = []
+            for triplet, of_row in _groups(group, ["s1", "s2", "s3"]):
+                values = of_row.set_index("bucket_upper")[column]
+                row = {"(s1, s2, s3) \\ buckets": triplet}
+                rows.append(row | {f"{t:.2f}": decimal(r, 2) for t, r in values.items()})
+            yield Printed(f"{heading}, {kind}", pd.DataFrame(rows))
+
+
+def _label_quality(frame: pd.DataFrame) -> Iterator[Printed]:
+    for heading, group in _groups(frame, ["annotator"]):
+        rows = []
+        for names, of_row in group.groupby(["task", "split", "group"], sort=False):
+            task, split, kind = (str(name) for name in names)
+            total = int(of_row["count"].sum())
+            row = {"": f"{task} ({split}), {kind}", "Annotated": str(total)}
+            for category, count in zip(of_row["category"], of_row["count"], strict=True):
+                # The paper cuts percentages off instead of rounding them.
+                text = f"{100 * count // total}% ({count / total:.2%})" if total else ""
+                row[str(category).capitalize()] = text
+            rows.append(row)
+        yield Printed(f"annotator {heading}; truncated (exact)", pd.DataFrame(rows))
+
+
+def _published_comparison(frame: pd.DataFrame) -> Iterator[Printed]:
+    for heading, group in _groups(frame, ["task", "split", "table"]):
+        cells = {
+            "Row": group["row"],
+            "Column": group["column"],
+            "Published": group["published"].map(lambda value: f"{value:.4g}"),
+            "Ours": group["ours"].map(lambda value: f"{value:.4g}"),
+            "Difference": group["difference"].map(lambda value: f"{value:+.2g}"),
+            "Within rounding": group["within_rounding"].map(lambda same: "yes" if same else "no"),
+        }
         yield Printed(heading, pd.DataFrame(cells))
 
 
@@ -170,5 +233,10 @@ _LAYOUTS: dict[str, Callable[[pd.DataFrame], Iterator[Printed]]] = {
     "seed_differences": _seed_differences,
     "lower_bounds": _lower_bounds,
     "thresholds": _thresholds,
+    "relative_bias": _relative_bias,
+    "baseline_vs_bh": _baseline_vs_bh,
+    "momentum": _momentum,
     "decomposition": _decomposition,
+    "label_quality": _label_quality,
+    "published_comparison": _published_comparison,
 }

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations, permutations
 
 import numpy as np
 import pandas as pd
 
 from analysis.accuracy import overall_accuracy
+from analysis.annotations import CATEGORIES, GROUPS, Annotation, count_categories
 from analysis.comparisons import Comparisons
-from analysis.decay import decay_bound
+from analysis.decay import decay_bound, decay_curves
+from analysis.fisher import discovery_bound
+from analysis.momentum import BUCKETS, momentum, triplets
 from analysis.multisets import multisets
+from analysis.published_comparison import compare_published
 from analysis.reading import TaskPredictions
+from analysis.relative_bias import adaptive_threshold, bootstrap_gaps
 from analysis.seed_differences import seed_differences, std_accuracy
 from analysis.variance import decompose_counts
 
@@ -213,28 +219,245 @@ def decomposition_table(tasks: Sequence[TaskPredictions]) -> Table:
     return Table("decomposition", title, frame, tuple(notes))
 
 
+def relative_bias_table(tasks: Sequence[TaskPredictions], samples: int, seed: int) -> Table:
+    """Tabulate the upward bias of the adaptive threshold (Appendix E, Table 10).
+
+    Parameters
+    ----------
+    tasks : sequence of TaskPredictions
+    samples : int
+        Bootstrap samples of the pretraining seeds; with fewer than two the cells are empty.
+    seed : int
+        Seed of the samples.
+
+    Returns
+    -------
+    Table
+        Columns task, split, s1, s2, relative_bias: of the bound on the instances that improve from
+        s1 to s2 in single runs, every ordered pair.
+    """
+    rows = []
+    notes = []
+    for task in tasks:
+        nothing_left = []
+        for position, split in enumerate(task.splits):
+            gaps = {}
+            if samples > 1:
+                gaps = bootstrap_gaps(task.runs.at(task.instances_of(position)), samples, seed)
+            for s1, s2 in permutations(range(len(task.sizes)), 2):
+                bias = NAN
+                if (s1, s2) in gaps:
+                    bias = adaptive_threshold(gaps[s1, s2]).relative_bias
+                    if np.isnan(bias):
+                        nothing_left.append(split)
+                rows.append((task.task, split, task.sizes[s1], task.sizes[s2], bias))
+        if nothing_left:
+            where = ", ".join(dict.fromkeys(nothing_left))
+            notes.append(
+                f"{task.task}, {where}: for some pairs of sizes no bound is left at the threshold "
+                "of another bootstrap sample, so its relative bias is empty"
+            )
+    if samples < 2:
+        notes.append("relative bias is empty, as it needs at least two --bias-replicates")
+    title = (
+        "Upward bias of the bound on improving instances from choosing its threshold on the same "
+        "predictions, relative to the bound."
+    )
+    frame = pd.DataFrame(rows, columns=["task", "split", "s1", "s2", "relative_bias"])
+    return Table("relative_bias", title, frame, tuple(notes))
+
+
+def baseline_vs_bh_table(tasks: Sequence[TaskPredictions]) -> Table:
+    """Tabulate the bound beside that of Fisher's test with Benjamini-Hochberg (Tables 4, 11).
+
+    Parameters
+    ----------
+    tasks : sequence of TaskPredictions
+
+    Returns
+    -------
+    Table
+        Columns task, split, s1, s2, pretraining_seeds, method (``baseline``, ``bh``), lower_bound:
+        the fraction of instances that decay from s1 to s2, s1 smaller, in ensembles of the first
+        2, 4, ... pretraining seeds in order.
+    """
+    rows = []
+    for task in tasks:
+        for position, split in enumerate(task.splits):
+            counts = None
+            if task.ensembles is not None:
+                counts = task.ensembles.at(task.instances_of(position))
+            for first, second in combinations(range(len(task.sizes)), 2):
+                most = counts.common_even_seeds(first, second) if counts is not None else 0
+                for seeds in range(2, max(most, 2) + 1, 2):
+                    bounds = (NAN, NAN)
+                    if counts is not None and seeds <= most:
+                        sides = [counts.correct[size][:, :seeds] for size in (first, second)]
+                        curves = decay_curves(multisets(sides[0]), multisets(sides[1]), 1)
+                        right = [side.sum(axis=1, dtype=np.int64) for side in sides]
+                        by_test = discovery_bound(right[0], right[1], seeds)
+                        bounds = (decay_bound(curves).bound, by_test.bound)
+                    pair = (task.sizes[first], task.sizes[second])
+                    for method, bound in zip(("baseline", "bh"), bounds, strict=True):
+                        rows.append((task.task, split, *pair, seeds, method, bound))
+    columns = ["task", "split", "s1", "s2", "pretraining_seeds", "method", "lower_bound"]
+    title = (
+        "Lower bound on the fraction of instances that decay from s1 to s2, in ensembles over "
+        "finetuning seeds: by the random baseline, and by Fisher's exact test with the "
+        "Benjamini-Hochberg procedure."
+    )
+    return Table("baseline_vs_bh", title, pd.DataFrame(rows, columns=columns))
+
+
+def momentum_table(
+    tasks: Sequence[TaskPredictions], further: Sequence[tuple[str, str, str]]
+) -> Table:
+    """Tabulate the correlation of successive instance differences (Tables 6, 12).
+
+    Parameters
+    ----------
+    tasks : sequence of TaskPredictions
+    further : sequence of (str, str, str)
+        Triplets of sizes besides those that `triplets` chooses; tasks without one of the sizes
+        leave it out.
+
+    Returns
+    -------
+    Table
+        Columns task, split, s1, s2, s3, bucket_upper, instances, pearson_r, spearman_r, in single
+        runs.
+    """
+    rows = []
+    notes = []
+    for task in tasks:
+        wanted = [triplet for triplet in further if set(triplet) <= set(task.sizes)]
+        chosen = tuple(dict.fromkeys([*triplets(task.sizes), *wanted]))
+        if not chosen:
+            notes.append(f"{task.task}: fewer than three sizes, so there is no momentum")
+        for position, split in enumerate(task.splits):
+            counts = task.runs.at(task.instances_of(position))
+            for triplet in chosen:
+                correct = [counts.correct[task.sizes.index(size)] for size in triplet]
+                cells: list[tuple[object, ...]] = [(0, NAN, NAN)] * BUCKETS
+                if all(side.shape[1] for side in correct):
+                    found = momentum(correct, counts.runs)
+                    columns = (found.instances, found.pearson, found.spearman)
+                    cells = list(zip(*(column.tolist() for column in columns), strict=True))
+                for bucket, cell in enumerate(cells):
+                    upper = (bucket + 1) / BUCKETS
+                    rows.append((task.task, split, *triplet, upper, *cell))
+    names = ["task", "split", "s1", "s2", "s3", "bucket_upper"]
+    names += ["instances", "pearson_r", "spearman_r"]
+    title = (
+        "Correlation of the accuracy differences from s1 to s2 and from s2 to s3, among instances "
+        "with Acc[s2] in [bucket_upper - 0.1, bucket_upper)."
+    )
+    return Table("momentum", title, pd.DataFrame(rows, columns=names), tuple(notes))
+
+
+def label_quality_table(annotations: Sequence[Annotation]) -> Table:
+    """Tabulate what annotators think of the labels of decaying instances (Table 5).
+
+    Parameters
+    ----------
+    annotations : sequence of Annotation
+
+    Returns
+    -------
+    Table
+        Columns task, split, group (``decaying``, ``control``), category (``correct``, ``fine``,
+        ``wrong``, ``unsure``), count, fraction of the annotated instances of the group, annotator.
+    """
+    rows = []
+    for read in annotations:
+        counts = count_categories(read.groups, read.categories)
+        for group, of_group in zip(GROUPS.values(), counts.tolist(), strict=True):
+            total = sum(of_group)
+            for category, count in zip(CATEGORIES.values(), of_group, strict=True):
+                fraction = count / total if total else NAN
+                place = (read.task, read.split, group, category)
+                rows.append((*place, count, fraction, read.annotator))
+    columns = ["task", "split", "group", "category", "count", "fraction", "annotator"]
+    title = "Annotated quality of the labels of decaying instances and of a random control group."
+    return Table("label_quality", title, pd.DataFrame(rows, columns=columns))
+
+
+def published_comparison_table(tables: Sequence[Table]) -> Table:
+    """Tabulate the published numbers beside ours.
+
+    Parameters
+    ----------
+    tables : sequence of Table
+        The other tables.
+
+    Returns
+    -------
+    Table
+        Columns task, split, table, row, column, published, ours, difference, within_rounding.
+    """
+    frame = compare_published({table.name: table.frame for table in tables})
+    notes: tuple[str, ...] = ()
+    if frame.empty:
+        notes = ("no published number is about these tasks, splits and sizes, so none is compared",)
+    title = "Numbers published with the paper, beside the same numbers from these predictions."
+    return Table("published_comparison", title, frame, notes)
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What an analysis computes beyond its predictions.
+
+    Attributes
+    ----------
+    triplets : tuple of (str, str, str)
+        Further triplets of sizes for the momentum.
+    bias_replicates : int
+        Bootstrap samples for the bias of the adaptive threshold.
+    seed : int
+        Seed of all resampling.
+    annotations : tuple of Annotation
+        Annotated instances; without any there is no table of label quality.
+    """
+
+    triplets: tuple[tuple[str, str, str], ...] = ()
+    bias_replicates: int = 100
+    seed: int = 0
+    annotations: tuple[Annotation, ...] = ()
+
+
 def all_tables(
-    tasks: Sequence[TaskPredictions], comparisons: Sequence[Comparisons]
+    tasks: Sequence[TaskPredictions], comparisons: Sequence[Comparisons], choices: Choices
 ) -> tuple[Table, ...]:
     """Compute every table, in the order of the report.
 
     Parameters
     ----------
     tasks : sequence of TaskPredictions
+        May be empty: then only what needs no predictions is there.
     comparisons : sequence of Comparisons
         One for each of `tasks`.
+    choices : Choices
 
     Returns
     -------
     tuple of Table
     """
-    return (
-        accuracy_table(tasks),
-        seed_differences_table(tasks),
-        lower_bounds_table(comparisons),
-        thresholds_table(comparisons),
-        decomposition_table(tasks),
-    )
+    tables: list[Table] = []
+    if tasks:
+        tables += [
+            accuracy_table(tasks),
+            seed_differences_table(tasks),
+            lower_bounds_table(comparisons),
+            thresholds_table(comparisons),
+            relative_bias_table(tasks, choices.bias_replicates, choices.seed),
+            baseline_vs_bh_table(tasks),
+            momentum_table(tasks, choices.triplets),
+            decomposition_table(tasks),
+        ]
+    if choices.annotations:
+        tables.append(label_quality_table(choices.annotations))
+    tables.append(published_comparison_table(tables))
+    return tuple(tables)
 
 
 def _few_seeds(tasks: Sequence[TaskPredictions]) -> tuple[str, ...]:

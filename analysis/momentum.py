@@ -1,0 +1,145 @@
+"""Momentum: correlation of successive instance differences (Section 5; Tables 6, 12)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import lcm
+
+import numpy as np
+from numpy.typing import NDArray
+
+BUCKETS = 10
+"""Intervals of width 0.1 of the accuracy of the middle size."""
+
+FEWEST = 3
+"""Instances that a correlation needs: between two points it is always 1 or -1."""
+
+PAPER_TRIPLETS = (
+    ("mini", "small", "medium"),
+    ("small", "medium", "base"),
+    ("medium", "base", "large"),
+    ("mini", "medium", "large"),
+)
+
+
+@dataclass(frozen=True)
+class Momentum:
+    """Correlation of Acc[s2] - Acc[s1] with Acc[s3] - Acc[s2], by bucket of Acc[s2].
+
+    Bucket b holds the instances with b / 10 <= Acc[s2] < (b + 1) / 10; those with Acc[s2] = 1 are
+    in none.
+
+    Attributes
+    ----------
+    instances : ndarray of int64, shape [bucket]
+    pearson, spearman : ndarray of float64, shape [bucket]
+        NaN with fewer than three instances, or where a difference is the same for all of them.
+    """
+
+    instances: NDArray[np.int64]
+    pearson: NDArray[np.float64]
+    spearman: NDArray[np.float64]
+
+
+def momentum(correct: Sequence[NDArray[np.integer]], runs: int) -> Momentum:
+    """Correlate the differences of three sizes inside buckets of the middle one's accuracy.
+
+    Buckets and ties are decided on the integer lattice of the accuracies.
+
+    Parameters
+    ----------
+    correct : sequence of three ndarray of int, each of shape [instance, pretrain_seed]
+        Counts 0..`runs` of s1, s2 and s3; each has at least one pretraining seed, and they may
+        differ in the number of seeds.
+    runs : int
+        Finetuning runs of one pretraining seed.
+
+    Returns
+    -------
+    Momentum
+        Table 12 of the paper, and with Spearman's correlation.
+    """
+    seeds = [counts.shape[1] for counts in correct]
+    scale = lcm(*seeds)
+    accuracy = [
+        counts.sum(axis=1, dtype=np.int64) * (scale // n)
+        for counts, n in zip(correct, seeds, strict=True)
+    ]
+    bucket = accuracy[1] * BUCKETS // (scale * runs)
+    kept = bucket < BUCKETS
+    bucket = bucket[kept]
+    first, second = (accuracy[1] - accuracy[0])[kept], (accuracy[2] - accuracy[1])[kept]
+    instances = np.bincount(bucket, minlength=BUCKETS)
+    ranks = [_twice_centred_ranks(values, bucket) for values in (first, second)]
+    return Momentum(
+        instances=instances,
+        pearson=_correlation(first, second, bucket, instances),
+        spearman=_correlation(ranks[0], ranks[1], bucket, instances),
+    )
+
+
+def triplets(sizes: Sequence[str]) -> tuple[tuple[str, str, str], ...]:
+    """Choose the triplets of sizes to correlate.
+
+    Parameters
+    ----------
+    sizes : sequence of str
+        Smallest first.
+
+    Returns
+    -------
+    tuple of (str, str, str)
+        Those of Table 12 whose sizes are there; if none is, all consecutive ones, and the
+        smallest, the middle and the largest size.
+    """
+    known = tuple(triplet for triplet in PAPER_TRIPLETS if set(triplet) <= set(sizes))
+    if known or len(sizes) < 3:
+        return known
+    consecutive = list(zip(sizes, sizes[1:], sizes[2:], strict=False))
+    ends = (sizes[0], sizes[len(sizes) // 2], sizes[-1])
+    return tuple(dict.fromkeys([*consecutive, ends]))
+
+
+def _correlation(
+    first: NDArray[np.int64],
+    second: NDArray[np.int64],
+    bucket: NDArray[np.int64],
+    instances: NDArray[np.int64],
+) -> NDArray[np.float64]:
+    """Pearson correlation of two integer variables in each bucket."""
+    total = np.maximum(instances, 1)
+    deviations = []
+    constant = np.zeros(BUCKETS, dtype=bool)
+    for values in (first, second):
+        mean = np.bincount(bucket, weights=values, minlength=BUCKETS) / total
+        deviations.append(values - mean[bucket])
+        lowest, highest = np.full(BUCKETS, np.inf), np.full(BUCKETS, -np.inf)
+        np.minimum.at(lowest, bucket, values)
+        np.maximum.at(highest, bucket, values)
+        constant |= lowest >= highest
+    a, b = deviations
+    defined = (instances >= FEWEST) & ~constant
+    products = [
+        np.bincount(bucket, weights=x * y, minlength=BUCKETS)[defined]
+        for x, y in ((a, b), (a, a), (b, b))
+    ]
+    correlation = np.full(BUCKETS, np.nan)
+    # Rounding can put a perfect correlation a unit in the last place beyond 1.
+    exact = products[0] / (np.sqrt(products[1]) * np.sqrt(products[2]))
+    correlation[defined] = np.clip(exact, -1.0, 1.0)
+    return correlation
+
+
+def _twice_centred_ranks(values: NDArray[np.int64], bucket: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Rank within each bucket, ties sharing the mean rank; doubled, less its mean, an integer."""
+    if not len(values):
+        return values
+    lowest = int(values.min())
+    width = int(values.max()) - lowest + 1
+    cell = bucket * width + (values - lowest)
+    tied = np.bincount(cell, minlength=BUCKETS * width).reshape(BUCKETS, width)
+    upto = np.cumsum(tied, axis=1)
+    # The doubled mean rank is 2 upto - tied + 1, and its mean over the bucket is instances + 1.
+    centred = 2 * upto - tied - upto[:, -1:]
+    return centred.ravel()[cell]

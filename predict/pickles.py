@@ -1,0 +1,112 @@
+"""Pickles from elsewhere: containers, text, numbers and NumPy arrays, and nothing else.
+
+A pickle is a program that may call anything importable. This reader resolves only the names that
+arrays and sets are rebuilt with, and refuses every other one before it is called.
+"""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from configs.errors import InputError
+
+
+class _Rebuild:
+    """A function that a pickle may call but, having no attributes, cannot alter."""
+
+    __slots__ = ()
+
+
+class _Latin1(_Rebuild):
+    """What old protocols store bytes with: ``_codecs.encode(text, "latin1")``."""
+
+    __slots__ = ()
+
+    def __call__(self, text: str, encoding: str = "latin1") -> bytes:
+        if encoding not in ("latin1", "latin-1", "iso-8859-1"):
+            raise pickle.UnpicklingError(f"bytes in encoding {encoding!r}")
+        return text.encode("latin1")
+
+
+class _FromBuffer(_Rebuild):
+    """What protocol 5 stores contiguous arrays with."""
+
+    __slots__ = ()
+
+    def __call__(
+        self, buffer: bytes, dtype: np.dtype[Any], shape: tuple[int, ...], order: Any
+    ) -> np.ndarray:
+        return np.frombuffer(buffer, dtype=dtype).reshape(shape, order=order)
+
+
+def _allowed() -> dict[tuple[str, str], Any]:
+    names: dict[tuple[str, str], Any] = {
+        (module, kind.__name__): kind
+        for module in ("builtins", "__builtin__")
+        for kind in (set, frozenset, bytearray, complex)
+    }
+    names["_codecs", "encode"] = _Latin1()
+    names["numpy", "ndarray"] = np.ndarray
+    names["numpy", "dtype"] = np.dtype
+    # NumPy 2 renamed the module; the functions are the same.
+    multiarray = np._core.multiarray
+    for module in ("numpy._core", "numpy.core"):
+        names[f"{module}.multiarray", "_reconstruct"] = multiarray._reconstruct
+        names[f"{module}.multiarray", "scalar"] = multiarray.scalar
+        names[f"{module}.numeric", "_frombuffer"] = _FromBuffer()
+    return names
+
+
+class _Refused(Exception):
+    """Names what a pickle may not have."""
+
+
+class _Reader(pickle.Unpickler):
+    _names = _allowed()
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in self._names:
+            raise _Refused(f"{module}.{name}")
+        return self._names[module, name]
+
+
+def read_pickle(path: Path | str) -> Any:
+    """Read a pickle that holds data only.
+
+    Parameters
+    ----------
+    path : path
+        The file.
+
+    Returns
+    -------
+    object
+        Built from dicts, lists, tuples, sets, str, bytes, numbers, bool, None and NumPy arrays,
+        scalars and data types.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be read, is no pickle, or asks for anything else, which the message
+        names; it has not been called.
+    """
+    path = Path(path)
+    try:
+        with path.open("rb") as file:
+            return _Reader(file).load()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); check the path") from error
+    except _Refused as refused:
+        raise InputError(
+            f"{path}: asks for {refused}; only containers, text, numbers and NumPy arrays are"
+            " read, so use a file that holds nothing else"
+        ) from refused
+    except Exception as error:  # a damaged pickle raises whatever the damage runs into
+        text = " ".join(str(error).split())[:200] or type(error).__name__
+        raise InputError(
+            f"{path}: cannot be read as a pickle ({text}); restore the file"
+        ) from error
