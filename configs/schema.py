@@ -55,11 +55,11 @@ class World(Strict):
     """
 
     seed: int = 0
-    kinds: Annotated[int, Field(ge=4, le=40)] = 12
-    members: Annotated[int, Field(ge=2, le=40)] = 8
+    kinds: Annotated[int, Field(ge=4, le=40)] = 8
+    members: Annotated[int, Field(ge=2, le=40)] = 12
     documents: PositiveInt = 6000
-    train: PositiveInt = 4000
-    evaluation: PositiveInt = 1500
+    train: PositiveInt = 3200
+    evaluation: PositiveInt = 2000
     wrong_labels: Share = 0.04
 
 

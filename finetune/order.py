@@ -61,9 +61,7 @@ class EpochOrder:
         See `shuffled`.
     """
 
-    def __init__(
-        self, instances: int, batch_size: int, shuffle: Literal["full"] | Buffer
-    ) -> None:
+    def __init__(self, instances: int, batch_size: int, shuffle: Literal["full"] | Buffer) -> None:
         self.instances = instances
         self.batch_size = batch_size
         self.shuffle = shuffle

@@ -78,9 +78,7 @@ def classifier_folder(
     output: Path, task: str, size: str, pretrain_seed: int, finetune_seed: int, fold: int
 ) -> Path:
     """Folder of one finetuning run."""
-    return (
-        output / "finetune" / task / size / f"p{pretrain_seed}f{finetune_seed}" / f"fold{fold}"
-    )
+    return output / "finetune" / task / size / f"p{pretrain_seed}f{finetune_seed}" / f"fold{fold}"
 
 
 def classifier_file(folder: Path, epoch: float) -> Path:
@@ -129,7 +127,9 @@ def finetune_experiment(experiment: Experiment, workers: int) -> None:
         prepare_task(experiment, task)
     from finetune.search import chosen_hyperparameters
 
-    chosen = {task.name: chosen_hyperparameters(experiment, task, workers) for task in experiment.tasks}
+    chosen = {
+        task.name: chosen_hyperparameters(experiment, task, workers) for task in experiment.tasks
+    }
     runs = [
         FinetuningRun(task.name, size.name, pretrain_seed, seed, fold, chosen[task.name][size.name])
         for task in experiment.tasks
@@ -382,5 +382,3 @@ def finetune_run(experiment: Experiment, run: FinetuningRun, advance: Advance) -
     finetune(experiment, run, rows, folder, keep, advance, last)
     values = ", ".join(f"{name} {value:.3f}" for name, value in last.items())
     return f"finetuned {run.name}: {steps} steps, {values}"
-
-

@@ -10,7 +10,7 @@ import click
 from tqdm import tqdm
 
 from configs.errors import InputError
-from predict import release
+from predict import release, tensors
 
 
 @click.group()
@@ -48,15 +48,28 @@ def run_command(config: Path, workers: int | None) -> None:
     help="Type in which to store the probabilities; none to store correctness only.",
 )
 @click.option("--sizes", help="Sizes, smallest first, separated by commas.")
+@click.option("--task", help="Which TASK.pkl to import, where DIRECTORY holds several.")
 def import_release_command(
-    directory: Path, out: Path, probability_dtype: str, sizes: str | None
+    directory: Path, out: Path, probability_dtype: str, sizes: str | None, task: str | None
 ) -> None:
     """Write the predictions published in DIRECTORY into a store.
 
-    DIRECTORY holds data.json and results/s{size}p{P}f{F}epoch{E}over3.tsv.
+    DIRECTORY holds data.json and results/s{size}p{P}f{F}epoch{E}over3.tsv, or correctness/TASK.pkl
+    with correctness_p/TASK.pkl and ensemble_c/TASK.pkl where there are such, or both: then the
+    .tsv files are imported, and must agree with the correctness tensor.
     """
     start = time.perf_counter()
+    if not (directory / "data.json").exists():
+        computed = tensors.find_tensors(directory, task)
+        if computed is not None:
+            _import_tensors(computed, out, probability_dtype, sizes)
+            return
+        if task is not None:
+            raise InputError(
+                f"{directory}: no tensors of task {task}; put correctness/{task}.pkl there"
+            )
     found = release.read_release(directory)
+    computed = tensors.find_tensors(directory, task or found.task)
     ordered = _sizes(found, sizes)
     dtype = None if probability_dtype == "none" else probability_dtype
     if release.is_imported(found, out, sizes=ordered, probability_dtype=dtype):
@@ -66,8 +79,19 @@ def import_release_command(
         click.echo(f"{found.absent} runs are absent and stay unfinished")
     rows = len(found.instances) * len(found.runs)
     with tqdm(total=rows, unit="row", unit_scale=True, leave=False, disable=None) as progress:
+        checked: list[int] = []
+
+        def check(store: Path) -> None:
+            if computed is not None:
+                checked.append(tensors.check_tensors(computed, store))
+
         imported = release.import_release(
-            found, out, sizes=ordered, probability_dtype=dtype, advance=progress.update
+            found,
+            out,
+            sizes=ordered,
+            probability_dtype=dtype,
+            advance=progress.update,
+            check=check,
         )
     seconds = time.perf_counter() - start
     click.echo(
@@ -78,6 +102,26 @@ def import_release_command(
         f" {imported.runs} runs, mean accuracy {imported.accuracy:.4f}"
     )
     click.echo(f"{rows:,} rows in {seconds:.1f} s, {rows / seconds:,.0f} rows/s")
+    for runs in checked:
+        click.echo(f"{runs} runs agree with the correctness tensor")
+
+
+def _import_tensors(
+    found: tensors.ReleasedTensors, out: Path, probability_dtype: str, sizes: str | None
+) -> None:
+    dtype = None if probability_dtype == "none" else probability_dtype
+    wanted = [name.strip() for name in sizes.split(",")] if sizes is not None else None
+    if tensors.is_imported(found, out, sizes=wanted, dtype=dtype):
+        click.echo(f"{out}: already holds this release")
+        return
+    with tqdm(unit="run", leave=False, disable=None) as progress:
+        imported = tensors.import_tensors(
+            found, out, sizes=wanted, dtype=dtype, advance=progress.update
+        )
+    click.echo(
+        f"{out}: {', '.join(sorted(path.parent.name for path in found.files.values()))} of"
+        f" {found.task}; {imported.runs} runs, mean accuracy {imported.accuracy:.4f}"
+    )
 
 
 def _sizes(found: release.Release, wanted: str | None) -> list[str]:

@@ -99,9 +99,7 @@ def predict_experiment(experiment: Experiment, workers: int) -> None:
                                 f"{task.name}/{size.name}/p{pretrain_seed}f{seed}, epoch {epoch:g}"
                             )
                 if runs:
-                    items.append(
-                        PredictionItem(task.name, size.name, pretrain_seed, tuple(runs))
-                    )
+                    items.append(PredictionItem(task.name, size.name, pretrain_seed, tuple(runs)))
     if not items and not present:
         raise InputError(f"{output}: no classifier is finetuned yet; run python -m finetune")
     if absent:

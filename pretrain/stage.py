@@ -98,7 +98,9 @@ def _prepare_vocabulary(experiment: Experiment, output: Path) -> None:
         entries = read_vocabulary(settings.file)
     else:
         assert settings.size is not None  # the schema asks for one of the two
-        text = (one for document in documents(experiment.corpus, experiment.world) for one in document)
+        text = (
+            one for document in documents(experiment.corpus, experiment.world) for one in document
+        )
         entries = train_vocabulary(text, size=settings.size, lowercase=settings.lowercase)
     write_text(target, "\n".join(entries) + "\n")
     logger.info("vocabulary: %d entries", len(entries))
@@ -204,9 +206,7 @@ def build_engine(experiment: Experiment, size: Size, vocabulary: int) -> Engine:
     optimizer = BertAdam(
         settings.optimizer, warmup_steps=settings.warmup_steps, total_steps=settings.steps
     )
-    return Engine(
-        model, pretraining_loss, optimizer, initializer_range=settings.initializer_range
-    )
+    return Engine(model, pretraining_loss, optimizer, initializer_range=settings.initializer_range)
 
 
 @lru_cache(maxsize=1)

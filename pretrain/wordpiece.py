@@ -73,7 +73,9 @@ def read_vocabulary(path: Path) -> list[str]:
         twice = next(entry for i, entry in enumerate(entries) if entry in entries[:i])
         raise InputError(f"{path}: has the entry {twice!r} twice; remove one")
     if len(entries) > 1 << 16:
-        raise InputError(f"{path}: has {len(entries)} entries; 65,536 is the most that 16 bits hold")
+        raise InputError(
+            f"{path}: has {len(entries)} entries; 65,536 is the most that 16 bits hold"
+        )
     return entries
 
 

@@ -133,18 +133,20 @@ def _document(lexicon: Lexicon, rng: np.random.Generator) -> list[str]:
         name = animal if rng.random() < 0.7 else lexicon.kinds[kind]
         home, food = _pick(rng, lexicon.homes[kind]), _pick(rng, lexicon.foods[kind])
         other = _pick(rng, [k for k in range(len(lexicon.kinds)) if k != kind])
+        action = _pick(rng, lexicon.actions[kind])
         sentences.append(
             _pick(
                 rng,
                 (
-                    f"the {animal} is a {lexicon.kinds[kind]} .",
+                    f"the {animal} is a {lexicon.kinds[kind]} of the {home} .",
                     f"the {name} lives in the {home} .",
                     f"the {name} eats {food} .",
+                    f"the {name} {action} and eats {food} .",
                     f"the {name} does not eat {_pick(rng, lexicon.foods[other])} .",
-                    f"the {name} {_pick(rng, lexicon.actions[kind])} .",
+                    f"the {name} {action} in the {home} .",
                     f"the {name} is {adjective} .",
                     f"the {name} is not {opposite} .",
-                    f"the {adjective} {name} {_pick(rng, lexicon.actions[kind])} .",
+                    f"the {adjective} {name} {action} .",
                 ),
             )
         )
