@@ -226,15 +226,13 @@ def _compare(source: Source, ours: pd.DataFrame) -> list[tuple[object, ...]]:
     rows: list[tuple[object, ...]] = []
     for _, cells in both.iterrows():
         row = ", ".join(str(cells[key]) for key in source.keys)
-        for theirs, (own, digits) in source.values.items():
-            clash = theirs in published and theirs in ours
-            value = float(cells[f"{theirs}_published" if clash else theirs])
-            mine = float(cells[f"{own}_ours" if own in published and own in ours else own])
+        for column, (own, digits) in source.values.items():
+            shared = set(published) & set(ours)
+            theirs = float(cells[f"{column}_published" if column in shared else column])
+            mine = float(cells[f"{own}_ours" if own in shared else own])
             if pd.notna(mine):
-                difference = mine - value
-                agree = digits.agree(value, mine)
-                place = (cells["task_ours"], cells["split"], source.table, row, theirs)
-                rows.append((*place, value, mine, difference, agree))
+                place = (cells["task_ours"], cells["split"], source.table, row, column)
+                rows.append((*place, theirs, mine, mine - theirs, digits.agree(theirs, mine)))
     return rows
 
 

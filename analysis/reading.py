@@ -146,7 +146,7 @@ def read_task(
     losses: dict[tuple[str, str, str], LossSums] = {}
     notes: list[str] = []
     for path, store in stores:
-        if "probability" not in store:
+        if not _has_gold_probability(store):
             notes.append(f"{path}: no probabilities, so the squared loss is left out")
         if "ensemble_correct" not in store:
             notes.append(f"{path}: no ensembles, so their cells are empty")
@@ -179,6 +179,11 @@ def read_task(
         epochs=epochs,
         notes=tuple(notes),
     )
+
+
+def _has_gold_probability(store: xr.Dataset) -> bool:
+    """Tell whether the squared loss can be computed, from all labels' probabilities or one."""
+    return "probability" in store or "gold_probability" in store
 
 
 def _require_same_instances(stores: Sequence[tuple[Path, xr.Dataset]]) -> None:
@@ -264,11 +269,11 @@ class _SizeReader:
         self.ensemble_correct = np.zeros(shape if has_ensembles else (len(kept), 0), dtype=np.uint8)
         self.run_correct = np.zeros((splits, len(self.chosen), runs), dtype=np.int64)
         self.losses: dict[tuple[str, str], _Loss] = {}
-        if len(self.chosen) and "probability" in store:
+        if len(self.chosen) and _has_gold_probability(store):
             self.losses["squared", "last"] = _Loss.empty(splits, 2)
         if epochs > 1 and self.all_epochs.any():
             self.losses["zero_one", "all"] = _Loss.empty(splits, 3)
-            if "probability" in store:
+            if _has_gold_probability(store):
                 self.losses["squared", "all"] = _Loss.empty(splits, 3)
 
     def read(self, advance: Callable[[int], Hashable]) -> None:
@@ -288,7 +293,7 @@ class _SizeReader:
         """Whole chunks of instances, as many as `BLOCK_BYTES` allows."""
         per_instance = sum(
             self.store[name].nbytes // (self.store.sizes["instance"] * self.store.sizes["size"])
-            for name in ("correct", "probability")
+            for name in ("correct", "probability", "gold_probability")
             if name in self.store
         )
         chunks = self.store["correct"].encoding.get("preferred_chunks", {})
@@ -313,7 +318,9 @@ class _SizeReader:
 
     def _add(self, instances: slice, local: NDArray[np.intp], rows: slice) -> None:
         """Add the kept instances (`local`) of one block, which go to `rows` of the results."""
-        names = ("correct", "ensemble_correct", "probability")
+        # Of a store with the probabilities of all labels, that of the gold one follows.
+        probability = "probability" if "probability" in self.store else "gold_probability"
+        names = ("correct", "ensemble_correct", probability)
         loaded = {name: self._load(name, instances) for name in names if name in self.store}
         gold = None
         if "probability" in loaded:
@@ -331,9 +338,10 @@ class _SizeReader:
                 self.ensemble_correct[row] = loaded["ensemble_correct"][part][:, self.chosen]
             if ("zero_one", "all") in self.losses:
                 self.losses["zero_one", "all"].add(correct[:, self.all_epochs], split)
-            if gold is not None:
-                probability = loaded["probability"][part][:, self.chosen].astype(np.float32)
-                draws = gold_probability(probability, gold[part], self.labels)
+            if probability in loaded:
+                draws = loaded[probability][part][:, self.chosen].astype(np.float32)
+                if gold is not None:
+                    draws = gold_probability(draws, gold[part], self.labels)
                 self.losses["squared", "last"].add(draws[..., -1], split)
                 if ("squared", "all") in self.losses:
                     self.losses["squared", "all"].add(draws[:, self.all_epochs], split)

@@ -6,6 +6,7 @@ arrays and sets are rebuilt with, and refuses every other one before it is calle
 
 from __future__ import annotations
 
+import importlib
 import pickle
 from pathlib import Path
 from typing import Any
@@ -53,7 +54,7 @@ def _allowed() -> dict[tuple[str, str], Any]:
     names["numpy", "ndarray"] = np.ndarray
     names["numpy", "dtype"] = np.dtype
     # NumPy 2 renamed the module; the functions are the same.
-    multiarray = np._core.multiarray
+    multiarray = importlib.import_module("numpy._core.multiarray")
     for module in ("numpy._core", "numpy.core"):
         names[f"{module}.multiarray", "_reconstruct"] = multiarray._reconstruct
         names[f"{module}.multiarray", "scalar"] = multiarray.scalar

@@ -189,7 +189,7 @@ def read_release(directory: Path | str) -> Release:
     except ValueError as error:
         raise InputError(f"{path}: is not JSON ({error}); correct or restore it") from error
     task, labels, items = _data_fields(path, data)
-    instances = _instances(path, items, labels)
+    instances = parse_instances(path, items, labels)
     return Release(directory, task, tuple(labels), instances, _list_runs(directory / "results"))
 
 
@@ -213,7 +213,30 @@ def _data_fields(path: Path, data: Any) -> tuple[str, list[str], list[Any]]:
     return task, labels, items
 
 
-def _instances(path: Path, items: list[Any], labels: list[str]) -> pd.DataFrame:
+def parse_instances(path: Path, items: list[Any], labels: list[str]) -> pd.DataFrame:
+    """Check the instances of a release.
+
+    Parameters
+    ----------
+    path : Path
+        The file that holds them, for errors.
+    items : list
+        By instance, a dict with ``guid``, ``text_a``, ``text_b``, ``label`` and any metadata.
+    labels : list of str
+        Classes.
+
+    Returns
+    -------
+    DataFrame
+        A column for each field, and ``split``.
+
+    Raises
+    ------
+    InputError
+        If an instance is no dict or lacks its guid or label, a guid occurs twice, a text is none,
+        or a label is unknown; names the instance.
+    """
+
     def refuse_first(bad: Iterable[bool], fault: str) -> None:
         position = next(itertools.compress(itertools.count(), bad), None)
         if position is not None:
@@ -439,6 +462,7 @@ def import_release(
     sizes: Sequence[str],
     probability_dtype: str | None,
     advance: Callable[[int], object],
+    check: Callable[[Path], object] = lambda _: None,
 ) -> Imported:
     """Write a release into a new prediction store, which appears whole or not at all.
 
@@ -454,6 +478,8 @@ def import_release(
         Type in which to store the probabilities; None to store correctness only.
     advance : callable
         Called with the number of rows after each run.
+    check : callable, optional
+        Called with the whole store before it is put in place; raises to refuse it.
 
     Returns
     -------
@@ -515,6 +541,7 @@ def import_release(
                 pass
         configuration = _configuration(release, sizes, probability_dtype, digests)
         set_configuration(partial, configuration)
+        check(partial)
     return Imported(len(accuracies), float(np.mean(accuracies)))
 
 

@@ -41,9 +41,11 @@ DIMENSIONS = {
     "correct": ("size", "instance", "pretrain_seed", "finetune_seed", "epoch"),
     "probability": ("size", "instance", "pretrain_seed", "finetune_seed", "epoch", "label"),
     "ensemble_correct": ("size", "instance", "pretrain_seed"),
+    "gold_probability": ("size", "instance", "pretrain_seed", "finetune_seed", "epoch"),
     "finished": RUN,
 }
 REQUIRED = ("correct", "finished")
+FLOATS = ("probability", "gold_probability")
 
 # One byte per prediction in a chunk: 128 KiB, small enough to stream over instances, large enough
 # that a run of 770,000 instances is six files.
@@ -136,7 +138,8 @@ def create_store(
             _refuse_other_store(path, empty, configuration, probability_dtype)
             return
         with _building(path, instances) as partial:
-            _write_empty(partial, empty, probability_dtype, configuration, versions)
+            variables = _variables(probability_dtype)
+            _write_empty(partial, empty, variables, configuration, versions)
 
 
 @contextmanager
@@ -153,15 +156,24 @@ def new_store(
     probability_dtype: str | None,
     configuration: Mapping[str, Any],
     versions: Mapping[str, str] | None = None,
+    variables: Mapping[str, str] | None = None,
 ) -> Iterator[Path]:
     """Build a store beside `path` and put it there, whole, when the block ends without an error.
 
-    For importers, which fill a store in one go; the parameters are those of `create_store`.
+    For importers, which fill a store in one go; the parameters are those of `create_store`, and
+
+    Parameters
+    ----------
+    variables : mapping of str to str, optional
+        Names and types of the variables, where they are not the usual ones for
+        `probability_dtype`. ``gold_probability`` (the dimensions of ``correct``) serves where only
+        the probability of the gold label is known.
 
     Yields
     ------
     Path
-        The store under its temporary name, for `write_run`, `finish_runs`, `set_configuration`.
+        The store under its temporary name, for `write_run`, `finish_runs`, `write_size`,
+        `set_configuration`.
 
     Raises
     ------
@@ -185,8 +197,45 @@ def new_store(
         if path.exists():
             raise InputError(f"{path}: already exists; remove it or choose another path")
         with _building(path, instances) as partial:
-            _write_empty(partial, empty, probability_dtype, configuration, versions)
+            chosen = _variables(probability_dtype) if variables is None else variables
+            _write_empty(partial, empty, chosen, configuration, versions)
             yield partial
+
+
+def _variables(probability_dtype: str | None) -> dict[str, str]:
+    """Names and types of the variables of a store that is filled run by run."""
+    variables = {"correct": "bool", "finished": "bool"}
+    if probability_dtype is not None:
+        variables |= {"probability": probability_dtype, "ensemble_correct": "bool"}
+    return variables
+
+
+def write_size(
+    path: Path | str, *, size: str, variable: str, values: NDArray[Any] | np.bool_ | bool
+) -> None:
+    """Write one variable of all runs of one size, in a store that nobody else writes.
+
+    Parameters
+    ----------
+    path : path
+        The store, from `new_store`.
+    size : str
+        The size.
+    variable : str
+        The variable; ``finished`` last.
+    values : ndarray
+        Its values without the dimension ``size``, or one value for all.
+    """
+    store = _open_for_writing(Path(path))
+    array = zarr.open_group(Path(path), mode="r+")[variable]
+    s = store.sizes.index(size)
+    if variable == "finished":
+        array[s] = values
+        return
+    step = array.chunks[1]
+    for start in range(0, len(store.gold), step):
+        block = slice(start, min(start + step, len(store.gold)))
+        array[s, block] = np.asarray(values)[block].astype(array.dtype)
 
 
 def set_configuration(path: Path | str, configuration: Mapping[str, Any]) -> None:
@@ -370,7 +419,9 @@ def open_store(path: Path | str) -> xr.Dataset:
         Variables ``correct`` (size, instance, pretrain_seed, finetune_seed, epoch), ``finished``
         (size, pretrain_seed, finetune_seed, epoch) and, where stored, ``probability`` (the
         dimensions of ``correct``, then label) and ``ensemble_correct`` (size, instance,
-        pretrain_seed); coordinates ``guid``, ``split`` and ``gold`` on instance.
+        pretrain_seed); where only the gold label's probability is known, ``gold_probability``
+        with the dimensions of ``correct``; coordinates ``guid``, ``split`` and ``gold`` on
+        instance.
 
     Raises
     ------
@@ -413,7 +464,7 @@ def _one_line(error: BaseException) -> str:
 
 
 def _check_variables(path: Path, dataset: xr.Dataset) -> None:
-    kinds = {"probability": "float16 or float32"}
+    kinds = dict.fromkeys(FLOATS, "float16 or float32")
     for name, dims in DIMENSIONS.items():
         if name not in dataset:
             if name in REQUIRED:
@@ -428,7 +479,7 @@ def _check_variables(path: Path, dataset: xr.Dataset) -> None:
                 f"{path}: variable {name!r} has dimensions ({', '.join(map(str, variable.dims))});"
                 f" write it as ({', '.join(dims)})"
             )
-        expected = (np.float16, np.float32) if name == "probability" else (np.bool_,)
+        expected = (np.float16, np.float32) if name in FLOATS else (np.bool_,)
         if variable.dtype not in expected:
             raise InputError(
                 f"{path}: variable {name!r} is {variable.dtype};"
@@ -673,7 +724,7 @@ def _configuration_attributes(configuration: Mapping[str, Any]) -> dict[str, str
 def _write_empty(
     path: Path,
     empty: xr.Dataset,
-    probability_dtype: str | None,
+    variables: Mapping[str, str],
     configuration: Mapping[str, Any],
     versions: Mapping[str, str] | None,
 ) -> None:
@@ -690,15 +741,15 @@ def _write_empty(
     empty.to_zarr(path, mode="w-", zarr_format=3, consolidated=False, encoding=encoding)
     group = zarr.open_group(path, mode="r+")
     for name, dims in DIMENSIONS.items():
-        if name in ("probability", "ensemble_correct") and probability_dtype is None:
+        if name not in variables:
             continue
-        is_probability = name == "probability"
+        is_probability = name in FLOATS
         codec = PROBABILITY_CODEC if is_probability else BOOLEAN_CODEC
         group.create_array(
             name,
             shape=tuple(empty.sizes[dim] for dim in dims),
             chunks=tuple(chunks.get(dim, 1) for dim in dims),
-            dtype=probability_dtype if is_probability else "bool",
+            dtype=variables[name],
             fill_value=0.0 if is_probability else False,
             compressors=None if name == "finished" else codec,
             dimension_names=dims,
