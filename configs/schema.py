@@ -86,17 +86,25 @@ class Source(Strict):
         return self
 
 
-class Corpus(Strict):
-    """The text to pretrain on: one document a row, or several sources one after another.
+class Text(Source):
+    """Text to pretrain on: a source, and how its rows make documents of sentences.
 
-    `text` names the columns that make up a document, in order. Every line of a column is a
-    sentence (`sentences: lines`), or lines are split after `.`, `!` and `?`
-    (`sentences: punctuation`).
+    `text` names the columns of a row that hold text, in order. Every line of them is a
+    sentence (`sentences: lines`), or lines are also split after `.`, `!` and `?`
+    (`sentences: punctuation`). So many rows one after another make a document
+    (`rows_per_document`): 1 where a row is an article, more where a row is one sentence of a
+    book.
     """
 
-    sources: Annotated[list[Source], Field(min_length=1)]
     text: Annotated[list[str], Field(min_length=1)] = ["text"]
     sentences: Literal["lines", "punctuation"] = "punctuation"
+    rows_per_document: PositiveInt = 1
+
+
+class Corpus(Strict):
+    """The text to pretrain on: several sources one after another."""
+
+    sources: Annotated[list[Text], Field(min_length=1)]
 
 
 class Vocabulary(Strict):

@@ -20,9 +20,8 @@ from finetune.encoding import encode_instances
 from finetune.order import EpochOrder
 from finetune.tasks import load_task
 from pretrain.checkpoint import Arrays, read_arrays, write_arrays
-from pretrain.engine import Batch, Engine, Run
+from pretrain.engine import Batch, Engine, Run, run_seeds
 from pretrain.optimizer import BertAdam
-from pretrain.seeding import derive_seed
 from pretrain.stage import (
     encoder_file,
     largest_first,
@@ -243,17 +242,17 @@ def prepared_for(experiment: Experiment, task: str) -> Prepared:
 
 
 def evaluation_frame(experiment: Experiment, task: str) -> pd.DataFrame:
-    """The instances that a task predicts: guid, split, texts, label and metadata."""
+    """Read the instances that a task predicts: guid, split, texts, label and metadata."""
     return pd.read_parquet(prepared_folder(experiment.output, task) / "evaluation.parquet")
 
 
 def total_steps(instances: int, batch_size: int, epochs: int) -> int:
-    """Steps of a finetuning run: whole batches in all its epochs together."""
+    """Count the steps of a finetuning run: whole batches in all its epochs together."""
     return max(instances * epochs // batch_size, 1)
 
 
 def steps_of(experiment: Experiment, run: FinetuningRun) -> int:
-    """Steps of one finetuning run."""
+    """Count the steps of one finetuning run."""
     rows = prepared_for(experiment, run.task).training_rows(run.fold)
     return total_steps(len(rows), run.hyperparameters.batch_size, experiment.finetuning.epochs)
 
@@ -328,15 +327,11 @@ def finetune(
     order = EpochOrder(len(rows), hyper.batch_size, settings.shuffle)
 
     def batch(one: Run, step: int) -> Batch:
-        chosen = rows[order.rows(one.order_seed, step)]
+        chosen = rows[order.rows(one.seeds.order, step)]
         arrays = {name: prepared.train[name][chosen].astype(np.int32) for name in INPUTS}
         return {**arrays, "label": prepared.train["label"][chosen]}
 
     encoder = read_arrays(encoder_file(experiment.output, run.size, run.pretrain_seed))
-    seeds = {
-        f"{purpose}_seed": derive_seed("finetune", run.name, purpose)
-        for purpose in ("init", "order", "dropout")
-    }
     remove_leftovers(folder)
 
     def progress(_: Run, done: int, values: dict[str, float]) -> None:
@@ -344,7 +339,7 @@ def finetune(
         advance(done)
 
     engine.train(
-        [Run(run.name, folder, learning_rate=hyper.learning_rate, start=encoder, **seeds)],
+        [Run(run.name, folder, run_seeds("finetune", run.name), hyper.learning_rate, encoder)],
         batch,
         total_steps=steps,
         checkpoint_every=settings.checkpoint_every,

@@ -55,7 +55,7 @@ class PredictionItem:
 
 
 def store_path(output: Path, task: str) -> Path:
-    """The prediction tensor of a task."""
+    """Place of the prediction tensor of a task."""
     return output / "predictions" / f"{task}.zarr"
 
 

@@ -42,7 +42,7 @@ def tokenize_corpus(
     documents: Iterable[list[str]],
     tokenizer: Tokenizer,
     folder: Path,
-    on_progress: Callable[[int, int], None] = lambda documents, characters: None,
+    on_progress: Callable[[int, int], object] = lambda documents, characters: None,
 ) -> None:
     """Tokenize documents into `folder`, which appears whole or not at all.
 

@@ -30,9 +30,27 @@ from pretrain.checkpoint import (
 )
 from pretrain.encoder import initial_weights
 from pretrain.optimizer import BertAdam
-from pretrain.seeding import generator
+from pretrain.seeding import derive_seed, generator
 
 Batch = Mapping[str, NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Seeds:
+    """Seeds of one run: of its initial weights, of its data and of its dropout."""
+
+    init: int
+    order: int
+    dropout: int
+
+
+def run_seeds(stage: str, name: str) -> Seeds:
+    """Derive the seeds of a run from its stage and name.
+
+    Runs of different sizes share nothing, so that their predictions are independent, as
+    Theorem 1 asks.
+    """
+    return Seeds(*(derive_seed(stage, name, purpose) for purpose in ("init", "order", "dropout")))
 
 
 @dataclass(frozen=True)
@@ -45,19 +63,17 @@ class Run:
         What the run is called in progress and errors, such as `mini/p3`.
     folder : Path
         Where its training state and event files are kept.
-    init_seed, order_seed, dropout_seed : int
-        Seeds of initial weights, of the data, and of dropout.
+    seeds : Seeds
+        What its draws are seeded with.
     learning_rate : float
         Peak learning rate.
     start : mapping of str to array, optional
-        Starting weights by path; a variable that is not there is drawn from `init_seed`.
+        Starting weights by path; a variable that is not there is drawn from `seeds.init`.
     """
 
     name: str
     folder: Path
-    init_seed: int
-    order_seed: int
-    dropout_seed: int
+    seeds: Seeds
     learning_rate: float
     start: Mapping[str, NDArray[Any]] | None = None
 
@@ -166,14 +182,14 @@ class Engine:
 
     def _begin(self, run: Run) -> None:
         shapes = {path: tuple(variable.shape) for path, variable in self._trainable.items()}
-        weights = initial_weights(shapes, run.init_seed, self.initializer_range)
+        weights = initial_weights(shapes, run.seeds.init, self.initializer_range)
         for path, value in (run.start or {}).items():
             if path in weights:
                 weights[path] = value
         assign_weights(self.model, weights, run.name)
         for name, variable in self._dropout.items():
             place = int(name.removeprefix("dropout/"))
-            draws = generator(run.dropout_seed, place).integers(2**31 - 1, size=2)
+            draws = generator(run.seeds.dropout, place).integers(2**31 - 1, size=2)
             variable.assign(draws.astype(variable.dtype))
         for variable in self._optimizer.values():
             variable.assign(np.zeros(variable.shape, variable.dtype))

@@ -56,8 +56,8 @@ def draw_pairs(
 
     Each pair starts at a sentence drawn uniformly from those that another one follows in
     their document. A takes a random number of the sentences that fit the target length, B
-    the rest of it. A pair that is too long for the row loses tokens of its longer side, one by one, each
-    from the front or the back with equal chance.
+    the rest of it. A pair that is too long for the row loses tokens of its longer side, one
+    by one, each from the front or the back with equal chance.
 
     Parameters
     ----------

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import datasets
 
 from configs.errors import InputError
-from configs.schema import Corpus, Source, World
+from configs.schema import Corpus, Source, Text, World
 from pretrain.world import corpus_rows, inference_rows
 
 _SENTENCE_END = re.compile(r"(?<=[.!?])[\"')\]]*\s+(?=[\"'(\[]*[A-Z0-9])")
@@ -77,22 +79,26 @@ def documents(corpus: Corpus, world: World | None) -> Iterator[list[str]]:
     """
     for source in corpus.sources:
         rows = load_rows(source, world)
-        missing = [column for column in corpus.text if column not in rows.column_names]
+        missing = [column for column in source.text if column not in rows.column_names]
         if missing:
             raise InputError(
-                f"corpus.text: {source.path} has no column {missing[0]!r}; "
+                f"corpus.sources: {source.path} has no column {missing[0]!r}; "
                 f"its columns are {', '.join(rows.column_names)}"
             )
-        for row in rows.select_columns(corpus.text):
-            sentences: list[str] = []
-            for column in corpus.text:
-                text = row[column]
-                if text is None:
-                    continue
-                if not isinstance(text, str):
-                    raise InputError(f"corpus.text: the column {column!r} does not hold text")
-                for line in text.splitlines():
-                    parts = _SENTENCE_END.split(line) if corpus.sentences != "lines" else [line]
-                    sentences += [part.strip() for part in parts if part.strip()]
+        stream = iter(rows.select_columns(source.text))
+        while group := list(itertools.islice(stream, source.rows_per_document)):
+            sentences = [one for row in group for one in _sentences(row, source)]
             if sentences:
                 yield sentences
+
+
+def _sentences(row: Mapping[str, Any], source: Text) -> Iterator[str]:
+    for column in source.text:
+        text = row[column]
+        if text is None:
+            continue
+        if not isinstance(text, str):
+            raise InputError(f"corpus.sources: the column {column!r} does not hold text")
+        for line in text.splitlines():
+            parts = [line] if source.sentences == "lines" else _SENTENCE_END.split(line)
+            yield from (part.strip() for part in parts if part.strip())

@@ -15,10 +15,10 @@ from configs.schema import Experiment, Size
 from pretrain.checkpoint import Arrays, latest_checkpoint, write_arrays
 from pretrain.corpus import Corpus, open_corpus, tokenize_corpus
 from pretrain.encoder import build_pretraining_model, pretraining_loss
-from pretrain.engine import Batch, Engine, Recorder, Run
+from pretrain.engine import Batch, Engine, Recorder, Run, run_seeds
 from pretrain.masking import mask_tokens
 from pretrain.optimizer import BertAdam
-from pretrain.seeding import derive_seed, generator
+from pretrain.seeding import generator
 from pretrain.sentence_pairs import draw_pairs
 from pretrain.sources import documents
 from pretrain.wordpiece import (
@@ -43,7 +43,7 @@ def encoder_file(output: Path, size: str, pretrain_seed: int) -> Path:
 
 
 def vocabulary_file(output: Path) -> Path:
-    """The experiment's `vocab.txt`."""
+    """Place of the experiment's `vocab.txt`."""
     return output / "vocab.txt"
 
 
@@ -118,7 +118,7 @@ def _prepare_corpus(experiment: Experiment, output: Path) -> None:
             documents(experiment.corpus, experiment.world),
             tokenizer,
             folder,
-            lambda _, characters: bar.update(characters) and None,
+            on_progress=lambda _, characters: bar.update(characters),
         )
     logger.info("corpus: %s", " ".join((folder / "corpus.json").read_text().split()))
 
@@ -156,7 +156,7 @@ class PairBatches:
             `is_random` int32 [row].
         """
         s = self.settings
-        rng = generator(run.order_seed, step)
+        rng = generator(run.seeds.order, step)
         pairs = draw_pairs(
             self.corpus,
             rows=s.batch_size,
@@ -216,14 +216,6 @@ def _engine(experiment_json: str, size: str) -> Engine:
     return build_engine(experiment, one, len(read_vocabulary(vocabulary_file(experiment.output))))
 
 
-def pretraining_seeds(size: str, pretrain_seed: int) -> dict[str, int]:
-    """Seeds of initial weights, data and dropout of one pretraining run."""
-    return {
-        f"{purpose}_seed": derive_seed("pretrain", size, pretrain_seed, purpose)
-        for purpose in ("init", "order", "dropout")
-    }
-
-
 def open_recorder(run: Run) -> Recorder:
     """Open TensorBoard event files in the run's folder."""
     return Writer(str(run.folder))
@@ -254,7 +246,7 @@ def pretrain_run(experiment: Experiment, item: tuple[str, int], advance: Advance
         name=f"{size}/p{seed}",
         folder=run_folder(experiment.output, size, seed),
         learning_rate=settings.learning_rate,
-        **pretraining_seeds(size, seed),
+        seeds=run_seeds("pretrain", f"{size}/p{seed}"),
     )
     remove_leftovers(run.folder)
     resumed = latest_checkpoint(run.folder)
