@@ -11,6 +11,7 @@ import functools
 import hashlib
 import json
 import shutil
+import warnings
 import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -240,7 +241,17 @@ def write_size(
 
 def set_configuration(path: Path | str, configuration: Mapping[str, Any]) -> None:
     """Replace the configuration of a store, and its hash."""
-    zarr.open_group(Path(path), mode="r+").attrs.update(_configuration_attributes(configuration))
+    group = zarr.open_group(Path(path), mode="r+", use_consolidated=False)
+    group.attrs.update(_configuration_attributes(configuration))
+    _consolidate(Path(path))
+
+
+def _consolidate(path: Path) -> None:
+    """Gather the metadata in one file, which `xarray.open_zarr` looks for first."""
+    with warnings.catch_warnings():
+        # Zarr 3 warns that this file is not part of its specification yet.
+        warnings.filterwarnings("ignore", message="Consolidated metadata")
+        zarr.consolidate_metadata(path)
 
 
 def write_run(
@@ -754,6 +765,7 @@ def _write_empty(
             compressors=None if name == "finished" else codec,
             dimension_names=dims,
         )
+    _consolidate(path)
 
 
 def _refuse_other_store(
