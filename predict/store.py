@@ -11,8 +11,8 @@ import functools
 import hashlib
 import json
 import shutil
-import warnings
 import threading
+import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
