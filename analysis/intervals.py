@@ -1,0 +1,117 @@
+"""Confidence intervals from the replicates of a bootstrap over few seeds."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+LEVEL = 0.95
+"""Confidence level of all intervals."""
+
+DEFINED = 0.5
+"""Share of the replicates in which a statistic must be defined for it to have an interval."""
+
+
+def repeated_draws(weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Sum of the squared weights: how much a replicate repeats its seeds.
+
+    Parameters
+    ----------
+    weights : ndarray of float64, shape [seed, replicate]
+
+    Returns
+    -------
+    ndarray of float64, shape [replicate]
+    """
+    return (weights**2).sum(axis=0)
+
+
+def spread(replicates: NDArray[np.float64], repeats: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Deviations of replicates from what their repeated seeds alone would make them.
+
+    A drawn seed that is drawn again adds no new noise, so a replicate of a non-linear statistic
+    (a count of instances beyond a threshold, say) depends on how often its seeds repeat, whichever
+    they are. Real seeds do not repeat. The replicates are regressed on `repeats`, and what is left
+    is how the statistic varies with the seeds.
+
+    Parameters
+    ----------
+    replicates : ndarray of float64, shape [replicate] or [replicate, statistic]
+        NaN where a replicate leaves a statistic undefined.
+    repeats : ndarray of float64, shape [replicate] or [replicate, group]
+        From `repeated_draws`, for each group of seeds that the statistic rests on.
+
+    Returns
+    -------
+    ndarray of float64, of the shape of `replicates`
+        Mean 0 in each column.
+    """
+    columns = replicates.reshape(len(replicates), -1)
+    design = np.column_stack([np.ones(len(columns)), repeats.reshape(len(columns), -1)])
+    design[:, 1:] -= design[:, 1:].mean(axis=0)
+    result = np.full(columns.shape, np.nan)
+    defined = ~np.isnan(columns)
+    whole = defined.all(axis=0)
+    if whole.any():
+        result[:, whole] = _residuals(design, columns[:, whole])
+    for column in np.flatnonzero(~whole):
+        rows = defined[:, column]
+        if rows.any():
+            result[rows, column] = _residuals(design[rows], columns[rows, column][:, None])[:, 0]
+    return result.reshape(replicates.shape)
+
+
+def interval(
+    estimate: NDArray[np.float64] | float,
+    replicates: NDArray[np.float64],
+    repeats: NDArray[np.float64],
+    seeds: int,
+    limits: tuple[float, float] = (-np.inf, np.inf),
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Percentile interval about an estimate, widened for few seeds.
+
+    The quantiles are those of `spread`, added to the estimate. With n seeds the bootstrap's spread
+    is too small by sqrt((n - 1) / n), and normal instead of Student's quantiles make it smaller
+    again; the levels of the quantiles are moved outwards to make up for both, to
+    Phi(-sqrt(n / (n - 1)) t), where t is the quantile of Student's distribution with n - 1 degrees
+    of freedom.
+
+    Parameters
+    ----------
+    estimate : float or ndarray of float64, shape [statistic]
+    replicates : ndarray of float64, shape [replicate] or [replicate, statistic]
+    repeats : ndarray of float64, shape [replicate] or [replicate, group]
+        From `repeated_draws`.
+    seeds : int
+        Pretraining seeds of the smallest group.
+    limits : tuple of float
+        Range of the statistic, to which the interval is cut.
+
+    Returns
+    -------
+    low, high : ndarray of float64, shape [] or [statistic]
+        NaN with fewer than two seeds, or where too few replicates define the statistic.
+
+    References
+    ----------
+    Hesterberg, What Teachers Should Know About the Bootstrap, The American Statistician 2015,
+    Section 4.3: the expanded percentile interval.
+    """
+    values = np.atleast_1d(np.asarray(estimate, dtype=np.float64))
+    deviations = spread(replicates, repeats).reshape(len(replicates), -1)
+    enough = np.mean(~np.isnan(deviations), axis=0) >= DEFINED
+    ends = np.full((2, len(values)), np.nan)
+    if seeds > 1 and enough.any():
+        tail = stats.norm.cdf(
+            np.sqrt(seeds / (seeds - 1)) * stats.t.ppf((1 - LEVEL) / 2, seeds - 1)
+        )
+        ends[:, enough] = np.nanquantile(deviations[:, enough], [tail, 1 - tail], axis=0)
+        # Zero is a deviation of every estimate, however skewed its replicates.
+        ends = np.clip(values + [np.minimum(ends[0], 0), np.maximum(ends[1], 0)], *limits)
+    shape = np.shape(estimate)
+    return ends[0].reshape(shape), ends[1].reshape(shape)
+
+
+def _residuals(design: NDArray[np.float64], columns: NDArray[np.float64]) -> NDArray[np.float64]:
+    return columns - design @ np.linalg.lstsq(design, columns, rcond=None)[0]
