@@ -39,9 +39,17 @@ class _FromBuffer(_Rebuild):
     __slots__ = ()
 
     def __call__(
-        self, buffer: bytes, dtype: np.dtype[Any], shape: tuple[int, ...], order: Any
+        self,
+        buffer: bytes,
+        dtype: np.dtype[Any],
+        shape: tuple[int, ...],
+        order: Any,
+        axes: tuple[int, ...] | None = None,
     ) -> np.ndarray:
-        return np.frombuffer(buffer, dtype=dtype).reshape(shape, order=order)
+        array = np.frombuffer(buffer, dtype=dtype)
+        if axes is not None:
+            return array.reshape(shape).transpose(axes)
+        return array.reshape(shape, order=order)
 
 
 def _allowed() -> dict[tuple[str, str], Any]:

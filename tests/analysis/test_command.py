@@ -21,6 +21,9 @@ COLUMNS = {
     "seed_differences": "size diff_finetune diff_pretrain std_accuracy",
     "lower_bounds": "s1 s2 predictions bound threshold discovery baseline",
     "thresholds": "s1 s2 predictions threshold discovery baseline difference",
+    "relative_bias": "s1 s2 relative_bias",
+    "baseline_vs_bh": "s1 s2 pretraining_seeds method lower_bound",
+    "momentum": "s1 s2 s3 bucket_upper instances pearson_r spearman_r",
     "decomposition": (
         "size loss checkpoints bias2 pretrain_variance finetune_variance checkpoint_variance"
     ),
@@ -306,6 +309,96 @@ def test_names_cannot_break_out_of_files_or_markup(tmp_path: Path) -> None:
     assert "<b>mini" not in (out / "report.html").read_text()
     assert r"a\|b & c_d" in (out / "tables" / "accuracy.md").read_text()
     assert r"a|b \& c\_d" in (out / "tables" / "accuracy.tex").read_text()
+
+
+def test_the_bound_of_all_seeds_is_in_both_tables(analyzed: tuple[Path, Result]) -> None:
+    out, _ = analyzed
+    table = read_table(out, "baseline_vs_bh")
+    assert len(table) == 2 * 3 * 2 * 2
+    keys = ["split", "s1", "s2"]
+    last = table[(table["pretraining_seeds"] == 4) & (table["method"] == "baseline")]
+    bounds = read_table(out, "lower_bounds")
+    bounds = bounds[bounds["predictions"] == "ensembles"]
+    # What decays from s1 to s2 improves from s2 to s1.
+    decay = bounds.rename(columns={"s1": "s2", "s2": "s1"}).set_index(keys)["bound"]
+    expected = decay.reindex(pd.MultiIndex.from_frame(last[keys]))
+    np.testing.assert_allclose(last["lower_bound"], expected, atol=1e-15)
+    assert table["lower_bound"].notna().all()
+
+
+def test_momentum_leaves_out_what_is_always_right(analyzed: tuple[Path, Result]) -> None:
+    momentum = read_table(analyzed[0], "momentum")
+    assert set(zip(momentum["s1"], momentum["s2"], momentum["s3"], strict=True)) == {
+        ("mini", "base", "large")
+    }
+    assert momentum["bucket_upper"].tolist() == [(b + 1) / 10 for b in range(10)] * 2
+    assert 0 < momentum["instances"].sum() < 60
+    assert (momentum["pearson_r"].isna() == momentum["spearman_r"].isna()).all()
+    assert (momentum["instances"] >= 3)[momentum["pearson_r"].notna()].all()
+
+
+def test_further_triplets(store: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    result = run(store, "--out", out, "--triplet", "large, base,mini")
+    assert result.exit_code == 0, result.output
+    momentum = read_table(out, "momentum")
+    assert len(momentum) == 2 * 2 * 10
+    reverse = momentum["s1"] == "large"
+    # Both differences change their sign, and the buckets stay.
+    for column in ("instances", "pearson_r", "spearman_r"):
+        np.testing.assert_allclose(momentum[column][reverse], momentum[column][~reverse])
+    for bad in ("mini,base", "mini,base,mini", "mini,base,huge"):
+        assert_refused(run(store, "--out", out, "--triplet", bad), bad)
+
+
+def test_relative_bias_can_be_left_out(store: Path, tmp_path: Path) -> None:
+    skipped, seeded = tmp_path / "skipped", tmp_path / "seeded"
+    result = run(store, "--out", skipped, "--bias-replicates", 0)
+    assert "--bias-replicates" in result.output
+    assert read_table(skipped, "relative_bias")["relative_bias"].isna().all()
+    assert run(store, "--out", seeded, "--seed", 1).exit_code == 0
+    values = read_table(seeded, "relative_bias")["relative_bias"]
+    assert len(values) == 2 * 6
+    assert (values.dropna() >= 0).all()
+    again = tmp_path / "again"
+    assert run(store, "--out", again).exit_code == 0
+    assert not values.equals(read_table(again, "relative_bias")["relative_bias"])
+
+
+def test_published_numbers_stand_beside_ours(tmp_path: Path) -> None:
+    values = {
+        size: simulate_probability(40, 2, 2, 1, skill=skill, seed=number)
+        for number, (size, skill) in enumerate(SIZES.items())
+    }
+    splits = ("dev_matched", "train")
+    store = write_store(tmp_path / "x.zarr", values, task="MNLI", splits=splits)
+    out = tmp_path / "out"
+    assert run(store, "--out", out).exit_code == 0
+    compared = read_table(out, "published_comparison")
+    columns = "table row column published ours difference within_rounding"
+    assert list(compared.columns) == ["task", "split", *columns.split()]
+    assert set(compared["split"]) == {"dev_matched"}
+    accuracy = read_table(out, "accuracy").set_index(["split", "size"])["accuracy"]
+    row = compared[(compared["table"] == "Table 8") & (compared["row"] == "large")].iloc[0]
+    assert (row["published"], row["column"]) == (0.838, "reproduced")
+    assert row["ours"] == accuracy["dev_matched", "large"]
+    assert len(compared[compared["table"] == "Table 9"]) == 6
+    seeds = compared[compared["table"] == "Table 11"]["row"]
+    assert seeds.str.endswith(" 2").all()
+
+
+def test_without_probabilities_there_are_no_ensembles(tmp_path: Path) -> None:
+    values = {
+        size: simulate_probability(20, 4, 2, 1, skill=skill, seed=number)
+        for number, (size, skill) in enumerate(SIZES.items())
+    }
+    store = write_store(tmp_path / "x.zarr", values, probability_dtype=None)
+    result = run(store, "--out", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    assert result.output.count("no ensembles") == 1
+    table = read_table(tmp_path / "out", "baseline_vs_bh")
+    assert table["lower_bound"].isna().all()
+    assert len(table) == 3 * 2
 
 
 @pytest.mark.skipif(not SHARED.exists(), reason="the real predictions are not beside the project")
