@@ -108,7 +108,8 @@ def interval(
         )
         ends[:, enough] = np.nanquantile(deviations[:, enough], [tail, 1 - tail], axis=0)
         # Zero is a deviation of every estimate, however skewed its replicates.
-        ends = np.clip(values + [np.minimum(ends[0], 0), np.maximum(ends[1], 0)], *limits)
+        reach = np.array([np.minimum(ends[0], 0), np.maximum(ends[1], 0)])
+        ends = np.clip(values + reach, *limits)
     shape = np.shape(estimate)
     return ends[0].reshape(shape), ends[1].reshape(shape)
 

@@ -60,18 +60,62 @@ def momentum(correct: Sequence[NDArray[np.integer]], runs: int) -> Momentum:
     Momentum
         Table 12 of the paper, and with Spearman's correlation.
     """
+    accuracy, whole = common_lattice(correct, runs)
+    bucket = accuracy[1] * BUCKETS // whole
+    kept = bucket < BUCKETS
+    first, second = accuracy[1] - accuracy[0], accuracy[2] - accuracy[1]
+    return correlate_by_bucket(first[kept], second[kept], bucket[kept], BUCKETS)
+
+
+def common_lattice(
+    correct: Sequence[NDArray[np.integer]], runs: int
+) -> tuple[list[NDArray[np.int64]], int]:
+    """Express accuracies as integers over one denominator.
+
+    Parameters
+    ----------
+    correct : sequence of ndarray of int, each of shape [instance, pretrain_seed]
+        Counts 0..`runs`; each has at least one pretraining seed.
+    runs : int
+        Finetuning runs of one pretraining seed.
+
+    Returns
+    -------
+    numerators : list of ndarray of int64, each of shape [instance]
+    denominator : int
+    """
     seeds = [counts.shape[1] for counts in correct]
     scale = lcm(*seeds)
-    accuracy = [
+    numerators = [
         counts.sum(axis=1, dtype=np.int64) * (scale // n)
         for counts, n in zip(correct, seeds, strict=True)
     ]
-    bucket = accuracy[1] * BUCKETS // (scale * runs)
-    kept = bucket < BUCKETS
-    bucket = bucket[kept]
-    first, second = (accuracy[1] - accuracy[0])[kept], (accuracy[2] - accuracy[1])[kept]
-    instances = np.bincount(bucket, minlength=BUCKETS)
-    ranks = [_twice_centred_ranks(values, bucket) for values in (first, second)]
+    return numerators, scale * runs
+
+
+def correlate_by_bucket(
+    first: NDArray[np.int64],
+    second: NDArray[np.int64],
+    bucket: NDArray[np.int64],
+    buckets: int,
+) -> Momentum:
+    """Correlate two integer variables inside each bucket.
+
+    Parameters
+    ----------
+    first, second : ndarray of int64, each of shape [instance]
+    bucket : ndarray of int64, shape [instance]
+        0..`buckets` - 1.
+    buckets : int
+        Number of buckets.
+
+    Returns
+    -------
+    Momentum
+        With `buckets` elements.
+    """
+    instances = np.bincount(bucket, minlength=buckets)
+    ranks = [_twice_centred_ranks(values, bucket, buckets) for values in (first, second)]
     return Momentum(
         instances=instances,
         pearson=_correlation(first, second, bucket, instances),
@@ -108,37 +152,40 @@ def _correlation(
     instances: NDArray[np.int64],
 ) -> NDArray[np.float64]:
     """Pearson correlation of two integer variables in each bucket."""
+    buckets = len(instances)
     total = np.maximum(instances, 1)
     deviations = []
-    constant = np.zeros(BUCKETS, dtype=bool)
+    constant = np.zeros(buckets, dtype=bool)
     for values in (first, second):
-        mean = np.bincount(bucket, weights=values, minlength=BUCKETS) / total
+        mean = np.bincount(bucket, weights=values, minlength=buckets) / total
         deviations.append(values - mean[bucket])
-        lowest, highest = np.full(BUCKETS, np.inf), np.full(BUCKETS, -np.inf)
+        lowest, highest = np.full(buckets, np.inf), np.full(buckets, -np.inf)
         np.minimum.at(lowest, bucket, values)
         np.maximum.at(highest, bucket, values)
         constant |= lowest >= highest
     a, b = deviations
     defined = (instances >= FEWEST) & ~constant
     products = [
-        np.bincount(bucket, weights=x * y, minlength=BUCKETS)[defined]
+        np.bincount(bucket, weights=x * y, minlength=buckets)[defined]
         for x, y in ((a, b), (a, a), (b, b))
     ]
-    correlation = np.full(BUCKETS, np.nan)
+    correlation = np.full(buckets, np.nan)
     # Rounding can put a perfect correlation a unit in the last place beyond 1.
     exact = products[0] / (np.sqrt(products[1]) * np.sqrt(products[2]))
     correlation[defined] = np.clip(exact, -1.0, 1.0)
     return correlation
 
 
-def _twice_centred_ranks(values: NDArray[np.int64], bucket: NDArray[np.int64]) -> NDArray[np.int64]:
+def _twice_centred_ranks(
+    values: NDArray[np.int64], bucket: NDArray[np.int64], buckets: int
+) -> NDArray[np.int64]:
     """Rank within each bucket, ties sharing the mean rank; doubled, less its mean, an integer."""
     if not len(values):
         return values
     lowest = int(values.min())
     width = int(values.max()) - lowest + 1
     cell = bucket * width + (values - lowest)
-    tied = np.bincount(cell, minlength=BUCKETS * width).reshape(BUCKETS, width)
+    tied = np.bincount(cell, minlength=buckets * width).reshape(buckets, width)
     upto = np.cumsum(tied, axis=1)
     # The doubled mean rank is 2 upto - tied + 1, and its mean over the bucket is instances + 1.
     centred = 2 * upto - tied - upto[:, -1:]

@@ -12,7 +12,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from analysis.counts import Counts, count_dtype
-from analysis.variance import decompose
+from analysis.seed_moments import SeedMoments, draw_moments, resample_decomposition
 from configs.errors import InputError
 from predict.correctness import gold_index, gold_probability
 
@@ -32,10 +32,13 @@ class LossSums:
     bias2 : ndarray of float64, shape [split]
     variances : ndarray of float64, shape [split, level]
         Pretraining seeds, finetuning seeds and, where they are a level, checkpoints.
+    moments : tuple of SeedMoments
+        For each split, what a resampling of the pretraining seeds needs.
     """
 
     bias2: NDArray[np.float64]
     variances: NDArray[np.float64]
+    moments: tuple[SeedMoments, ...]
 
 
 @dataclass(frozen=True)
@@ -85,23 +88,37 @@ class TaskPredictions:
         return np.flatnonzero(self.split_of == split)
 
 
-@dataclass(frozen=True)
 class _Loss:
-    """Sums of a decomposed loss while the blocks of instances pass."""
+    """Sums of the moments of a loss, by split, while the blocks of instances pass."""
 
-    splits: int
-    bias2: NDArray[np.float64]
-    variances: NDArray[np.float64]
-
-    @classmethod
-    def empty(cls, splits: int, levels: int) -> _Loss:
-        return cls(splits, np.zeros(splits), np.zeros((splits, levels)))
+    def __init__(self, splits: int) -> None:
+        self.sums: list[list[NDArray[np.float64]]] = [[] for _ in range(splits)]
+        self.instances = np.zeros(splits, dtype=np.int64)
 
     def add(self, draws: NDArray[np.floating] | NDArray[np.bool_], split: NDArray[np.intp]) -> None:
-        parts = decompose(draws)
-        self.bias2[:] += np.bincount(split, weights=parts.bias2, minlength=self.splits)
-        for level, variance in enumerate(parts.variances):
-            self.variances[:, level] += np.bincount(split, variance, minlength=self.splits)
+        for position in np.unique(split):
+            chosen = draws[split == position]
+            found = draw_moments(chosen)
+            parts = (found.loss, found.inner, found.noise, found.products)
+            weighted = [part * len(chosen) for part in parts]
+            before = self.sums[position]
+            if before:
+                weighted = [a + b for a, b in zip(before, weighted, strict=True)]
+            self.sums[position] = weighted
+            self.instances[position] += len(chosen)
+
+    def finish(self) -> LossSums:
+        moments = tuple(
+            SeedMoments(*(part / number for part in sums))
+            for sums, number in zip(self.sums, self.instances, strict=True)
+        )
+        parts = np.array(
+            [
+                number * resample_decomposition(one, np.ones((len(one.loss), 1)))[0]
+                for one, number in zip(moments, self.instances, strict=True)
+            ]
+        )
+        return LossSums(bias2=parts[:, 0], variances=parts[:, 1:], moments=moments)
 
 
 def read_task(
@@ -161,7 +178,7 @@ def read_task(
             ensemble_seeds.append(reader.seeds if has_ensembles else ())
             ensemble_correct.append(reader.ensemble_correct)
             for (loss, checkpoints), sums in reader.losses.items():
-                losses[size, loss, checkpoints] = LossSums(sums.bias2, sums.variances)
+                losses[size, loss, checkpoints] = sums.finish()
             notes.extend(f"{task}, {note}" for note in reader.notes)
 
     names = tuple(sizes)
@@ -270,11 +287,11 @@ class _SizeReader:
         self.run_correct = np.zeros((splits, len(self.chosen), runs), dtype=np.int64)
         self.losses: dict[tuple[str, str], _Loss] = {}
         if len(self.chosen) and _has_gold_probability(store):
-            self.losses["squared", "last"] = _Loss.empty(splits, 2)
+            self.losses["squared", "last"] = _Loss(splits)
         if epochs > 1 and self.all_epochs.any():
-            self.losses["zero_one", "all"] = _Loss.empty(splits, 3)
+            self.losses["zero_one", "all"] = _Loss(splits)
             if _has_gold_probability(store):
-                self.losses["squared", "all"] = _Loss.empty(splits, 3)
+                self.losses["squared", "all"] = _Loss(splits)
 
     def read(self, advance: Callable[[int], Hashable]) -> None:
         """Pass over the instances once."""

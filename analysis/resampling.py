@@ -283,7 +283,7 @@ class _LookedUp:
     def at(
         self, replicate: int
     ) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
-        """Sums, characteristic functions and numbers of right models in one replicate."""
+        """Return sums, characteristic functions and distributions of right models."""
         index = self.index[:, replicate]
         return self.table.total[index], self.table.wave[index], self.table.right[index]
 

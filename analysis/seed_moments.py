@@ -187,7 +187,7 @@ def resample_differences(
 def resample_std_accuracy(
     run_accuracy: NDArray[np.float64], weights: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Standard deviation of the accuracy of runs in every replicate.
+    """Compute the standard deviation of the accuracy of runs in every replicate.
 
     Parameters
     ----------
