@@ -30,12 +30,17 @@ def prepare_folder(experiment: Experiment) -> Path:
     folder = experiment.output
     record = folder / _RECORD
     plain = experiment.as_plain()
+    text = json.dumps(plain, indent=2, sort_keys=True) + "\n"
     if record.is_file():
         try:
             there = json.loads(record.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise InputError(f"{record}: cannot be read; give another output folder") from error
-        if there != plain:
+        # Before anything is made, a corrected experiment may take the folder over.
+        made = [path for path in folder.iterdir() if path.name not in (_RECORD, "logs")]
+        if there != plain and not made:
+            write_text(record, text)
+        elif there != plain:
             raise InputError(
                 f"{folder}: holds another experiment ({_difference(there, plain)}); "
                 "give another output folder, or remove this one"
@@ -47,7 +52,7 @@ def prepare_folder(experiment: Experiment) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"{folder}: cannot be made ({error.strerror})") from error
-    write_text(record, json.dumps(plain, indent=2, sort_keys=True) + "\n")
+    write_text(record, text)
     return folder
 
 

@@ -295,6 +295,7 @@ def finetune(
     keep: dict[int, Any],
     advance: Advance,
     last: dict[str, float],
+    start: Arrays | None = None,
 ) -> Engine:
     """Finetune one classifier on some rows of its task's training instances.
 
@@ -314,6 +315,8 @@ def finetune(
         Called with the steps done.
     last : dict
         Gets the latest scalars.
+    start : dict of str to array, optional
+        Starting weights; by default those of the run's pretrained encoder.
 
     Returns
     -------
@@ -331,7 +334,8 @@ def finetune(
         arrays = {name: prepared.train[name][chosen].astype(np.int32) for name in INPUTS}
         return {**arrays, "label": prepared.train["label"][chosen]}
 
-    encoder = read_arrays(encoder_file(experiment.output, run.size, run.pretrain_seed))
+    if start is None:
+        start = read_arrays(encoder_file(experiment.output, run.size, run.pretrain_seed))
     remove_leftovers(folder)
 
     def progress(_: Run, done: int, values: dict[str, float]) -> None:
@@ -339,7 +343,7 @@ def finetune(
         advance(done)
 
     engine.train(
-        [Run(run.name, folder, run_seeds("finetune", run.name), hyper.learning_rate, encoder)],
+        [Run(run.name, folder, run_seeds("finetune", run.name), hyper.learning_rate, start)],
         batch,
         total_steps=steps,
         checkpoint_every=settings.checkpoint_every,

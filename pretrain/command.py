@@ -10,6 +10,7 @@ import click
 
 from configs.folder import prepare_folder
 from configs.schema import Experiment, load_experiment
+from pretrain.backend import backend_log, start_backend
 
 
 def log_to(folder: Path, stage: str) -> None:
@@ -33,9 +34,11 @@ def log_to(folder: Path, stage: str) -> None:
 
 
 def open_experiment(config: Path, stage: str) -> Experiment:
-    """Load an experiment, prepare its folder and start its log."""
+    """Load an experiment, prepare its folder, start its log and then TensorFlow."""
     experiment = load_experiment(config)
-    log_to(prepare_folder(experiment), stage)
+    folder = prepare_folder(experiment)
+    log_to(folder, stage)
+    start_backend(backend_log(folder))
     return experiment
 
 

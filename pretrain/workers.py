@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from configs.errors import InputError
 from configs.schema import Experiment
+from pretrain.backend import backend_log, start_backend
 
 logger = logging.getLogger(__name__)
 
@@ -127,6 +128,7 @@ def _worker(
 ) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
+        start_backend(backend_log(experiment.output), for_good=True)
         import tensorflow as tf
 
         tf.config.threading.set_intra_op_parallelism_threads(threads)

@@ -1,0 +1,41 @@
+"""Starting TensorFlow without its start-up lines on the screen."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def start_backend(log: Path, *, for_good: bool = False) -> None:
+    """Import TensorFlow and look for devices, with what its libraries say going to a file.
+
+    They write past Python to standard error, some twenty lines a process, which would hide
+    the one line that bad input gets.
+
+    Parameters
+    ----------
+    log : Path
+        The file to add to.
+    for_good : bool
+        Leave standard error there, as in a worker, whose words reach the user by its parent.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
+    os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+    log.parent.mkdir(parents=True, exist_ok=True)
+    shown = os.dup(2)
+    with log.open("ab") as file:
+        os.dup2(file.fileno(), 2)
+    try:
+        import tensorflow as tf
+
+        tf.config.list_physical_devices()
+        import keras_hub  # noqa: F401
+    finally:
+        if not for_good:
+            os.dup2(shown, 2)
+        os.close(shown)
+
+
+def backend_log(output: Path) -> Path:
+    """Where the words of TensorFlow's libraries go."""
+    return output / "logs" / "backend.log"

@@ -1,0 +1,1 @@
+"""What a person runs once in a while: benchmarks, calibration, validation."""

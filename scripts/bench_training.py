@@ -1,0 +1,245 @@
+"""Benchmarks of training: throughput against `model.fit`, and what pretraining is worth.
+
+Run as `python -m scripts.bench_training`; `make bench` runs it with the others.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import xarray as xr
+
+from configs.schema import Experiment, load_experiment
+from pretrain.backend import start_backend
+
+POCKET = Path("configs/pocket.yaml")
+
+
+@dataclass(frozen=True)
+class Throughput:
+    """Steps a second of the engine and of `model.fit`, medians over alternating rounds."""
+
+    size: str
+    engine: float
+    fit: float
+
+
+def measure_throughput(
+    experiment: Experiment, size_name: str, steps: int, rounds: int
+) -> Throughput:
+    """Train the same Keras model on the same batches by the engine and by `model.fit`.
+
+    Parameters
+    ----------
+    experiment : Experiment
+        An experiment whose vocabulary and corpus are ready.
+    size_name : str
+        Which size.
+    steps, rounds : int
+        Steps a round, and rounds of each, taken in turn.
+
+    Returns
+    -------
+    Throughput
+    """
+    import keras
+    import tensorflow as tf
+
+    from pretrain.corpus import open_corpus
+    from pretrain.encoder import pretraining_loss
+    from pretrain.engine import Run, run_seeds
+    from pretrain.optimizer import BertAdam
+    from pretrain.stage import PairBatches, build_engine, vocabulary_file
+    from pretrain.wordpiece import read_vocabulary
+
+    vocabulary = read_vocabulary(vocabulary_file(experiment.output))
+    batches = PairBatches(experiment, open_corpus(experiment.output / "corpus"), vocabulary)
+    size = next(size for size in experiment.sizes if size.name == size_name)
+    settings = experiment.pretraining
+    folder = Path(tempfile.mkdtemp())
+    run = Run("bench", folder, run_seeds("bench", size_name), settings.learning_rate)
+    made = [batches(run, step) for step in range(steps)]
+
+    engine = build_engine(experiment, size, len(vocabulary))
+    peer = build_engine(experiment, size, len(vocabulary)).model
+
+    class Pretraining(keras.Model):
+        """The plain Keras way to train on several outputs with one loss."""
+
+        def __init__(self, model: keras.Model) -> None:
+            super().__init__()
+            self.model = model
+
+        def call(self, inputs: Any, training: bool = False) -> Any:
+            return self.model({name: inputs[name] for name in self.model.input}, training=training)
+
+        def compute_loss(self, x: Any = None, y: Any = None, y_pred: Any = None, **_: Any) -> Any:
+            return pretraining_loss(y_pred, x)["loss"]
+
+    fitted = Pretraining(peer)
+    fitted.compile(
+        optimizer=BertAdam(
+            settings.optimizer,
+            warmup_steps=settings.warmup_steps,
+            total_steps=settings.steps,
+            learning_rate=settings.learning_rate,
+        ),
+        jit_compile=False,
+    )
+
+    def train_engine() -> None:
+        engine.train(
+            [run],
+            lambda _, step: made[step],
+            total_steps=steps,
+            checkpoint_every=steps + 1,
+            keep={steps: lambda run, weights: None},
+        )
+
+    def train_fit() -> None:
+        stacked = {name: np.stack([one[name] for one in made]) for name in made[0]}
+        dataset = tf.data.Dataset.from_tensor_slices(stacked).prefetch(2)
+        fitted.fit(dataset, epochs=1, verbose=0)
+
+    def rate(train: Any) -> float:
+        begun = time.perf_counter()
+        train()
+        return steps / (time.perf_counter() - begun)
+
+    try:
+        train_engine()
+        train_fit()
+        pairs = [(rate(train_engine), rate(train_fit)) for _ in range(rounds)]
+    finally:
+        shutil.rmtree(folder)
+    return Throughput(size_name, *(float(np.median(rates)) for rates in zip(*pairs, strict=True)))
+
+
+def accuracy_from_random_weights(experiment: Experiment, task_name: str, size_name: str) -> float:
+    """Mean accuracy of one size finetuned from random instead of pretrained weights.
+
+    Everything else is as in the experiment: instances, seeds, steps, learning rate; the
+    encoder starts from what pretraining starts from.
+
+    Parameters
+    ----------
+    experiment : Experiment
+        An experiment that is finetuned.
+    task_name, size_name : str
+        Which task and size.
+
+    Returns
+    -------
+    float
+        Mean over all pretraining and finetuning seeds and instances.
+    """
+    from tqdm import tqdm
+
+    from finetune.inference import predict_probabilities
+    from finetune.search import chosen_hyperparameters
+    from finetune.stage import (
+        INPUTS,
+        FinetuningRun,
+        evaluation_frame,
+        finetune,
+        prepared_for,
+        task_named,
+        total_steps,
+    )
+    from predict.correctness import correctness
+    from pretrain.checkpoint import read_arrays
+    from pretrain.encoder import initial_weights
+    from pretrain.engine import run_seeds
+    from pretrain.stage import encoder_file
+
+    task = task_named(experiment, task_name)
+    hyper = chosen_hyperparameters(experiment, task, 1)[size_name]
+    prepared = prepared_for(experiment, task_name)
+    rows, predicted = prepared.training_rows(0), prepared.predicted_rows(0)
+    steps = total_steps(len(rows), hyper.batch_size, experiment.finetuning.epochs)
+    gold = evaluation_frame(experiment, task_name)["label"].to_numpy(object)[predicted]
+    inputs = {name: prepared.evaluation[name][predicted] for name in INPUTS}
+    accuracies = []
+    seeds = [(p, f) for p in experiment.pretrain_seeds for f in experiment.finetune_seeds]
+    for p, f in tqdm(seeds, desc=f"{size_name} from random weights", unit=" run"):
+        run = FinetuningRun(task_name, size_name, p, f, 0, hyper)
+        pretrained = read_arrays(encoder_file(experiment.output, size_name, p))
+        shapes = {path: value.shape for path, value in pretrained.items()}
+        start = initial_weights(
+            shapes,
+            run_seeds("random start", run.name).init,
+            experiment.pretraining.initializer_range,
+        )
+        folder = Path(tempfile.mkdtemp())
+        keep = {steps: lambda run, weights: None}
+        try:
+            engine = finetune(
+                experiment, run, rows, folder, keep, lambda steps: None, {}, start=start
+            )
+        finally:
+            shutil.rmtree(folder)
+        probability = predict_probabilities(engine.model, inputs, experiment.prediction.batch_size)
+        accuracies.append(float(correctness(probability, gold, task.labels).mean()))
+    return float(np.mean(accuracies))
+
+
+def run_pocket(experiment: Experiment) -> dict[str, float]:
+    """Run whatever of the pocket experiment is missing; returns seconds by stage."""
+    from finetune.stage import finetune_experiment
+    from predict.run import predict_experiment
+    from pretrain.stage import pretrain_experiment
+
+    workers = os.cpu_count() or 1
+    seconds = {}
+    for stage, work in (
+        ("pretrain", pretrain_experiment),
+        ("finetune", finetune_experiment),
+        ("predict", predict_experiment),
+    ):
+        begun = time.perf_counter()
+        work(experiment, workers)
+        seconds[stage] = time.perf_counter() - begun
+    return seconds
+
+
+@click.command()
+@click.option("--steps", default=200, show_default=True, help="Steps a round.")
+@click.option("--rounds", default=5, show_default=True, help="Rounds of each peer, in turn.")
+def main(steps: int, rounds: int) -> None:
+    """Measure training on the pocket experiment, which is run first if it was not."""
+    experiment = load_experiment(POCKET)
+    start_backend(experiment.output / "logs" / "backend.log")
+    run_pocket(experiment)
+
+    click.echo(
+        "\nTraining throughput, steps a second, engine against model.fit on the same batches"
+    )
+    for size in experiment.sizes:
+        result = measure_throughput(experiment, size.name, steps, rounds)
+        ratio = result.engine / result.fit
+        click.echo(f"  {size.name:8} {result.engine:7.1f} {result.fit:7.1f}   ratio {ratio:.2f}")
+
+    task = experiment.tasks[0].name
+    path = experiment.output / "predictions" / f"{task}.zarr"
+    with xr.open_zarr(path) as store:
+        last = store["correct"].isel(epoch=-1)
+        accuracy = last.mean(["instance", "pretrain_seed", "finetune_seed"]).values
+    small, large = experiment.sizes[0].name, experiment.sizes[-1].name
+    random = accuracy_from_random_weights(experiment, task, large)
+    click.echo(f"\nAccuracy on {task}")
+    click.echo(f"  {large:8} {accuracy[-1]:.3f}")
+    click.echo(f"  {small:8} {accuracy[0]:.3f}   difference {accuracy[-1] - accuracy[0]:.3f}")
+    gain = accuracy[-1] - random
+    click.echo(f"  {large:8} {random:.3f} from random weights, difference {gain:.3f}")
+
+
+if __name__ == "__main__":
+    main()
