@@ -72,7 +72,7 @@ def discovery_bound(
     DiscoveryBound
         At the smallest fraction that attains the maximum.
     """
-    cells = smaller.astype(np.int64) * (models + 1) + larger
+    cells = smaller.astype(np.int64) * (models + 1) + larger.astype(np.int64)
     instances = np.bincount(cells, minlength=(models + 1) ** 2)
     p_values, which = np.unique(fisher_p_values(models).ravel(), return_inverse=True)
     discovered = np.cumsum(np.bincount(which, weights=instances)) / len(cells)

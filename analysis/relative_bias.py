@@ -119,20 +119,25 @@ def bootstrap_gaps(
     gaps: dict[tuple[int, int], NDArray[np.float64]] = {}
     for seeds, pairs in by_seeds.items():
         used = sorted({size for pair in pairs for size in pair})
+        correct, share = _undecided([counts.correct[size][:, :seeds] for size in used], counts.runs)
         draws = {size: draw_seeds(seeds, samples, (seed, size)) for size in used}
         for s1, s2 in pairs:
             for ordered in ((s1, s2), (s2, s1)):
-                gaps[ordered] = np.empty((samples, seeds * counts.runs))
-        batch = max(BATCH_ROWS // counts.instances, 1)
+                gaps[ordered] = np.zeros((samples, seeds * counts.runs))
+        if not share:
+            continue
+        batch = max(BATCH_ROWS // len(correct[0]), 1)
         for start in range(0, samples, batch):
             chosen = slice(start, min(start + batch, samples))
-            sampled = {size: _resample(counts, size, draws[size][chosen]) for size in used}
+            sampled = {
+                size: _resample(of_size, counts.runs, draws[size][chosen])
+                for size, of_size in zip(used, correct, strict=True)
+            }
             for sample in range(chosen.stop - chosen.start):
                 for pair in pairs:
                     row = start + sample
-                    gaps[pair[::-1]][row], gaps[pair][row] = _gaps(
-                        sampled[pair[0]], sampled[pair[1]], sample, counts.runs
-                    )
+                    decay, improve = _gaps(sampled[pair[0]], sampled[pair[1]], sample, counts.runs)
+                    gaps[pair[::-1]][row], gaps[pair][row] = share * decay, share * improve
     return gaps
 
 
@@ -148,13 +153,27 @@ class _Sampled:
         return Multisets(rows=self.rows, index=self.index[sample])
 
 
-def _resample(counts: Counts, size: int, draws: NDArray[np.int64]) -> _Sampled:
-    correct = counts.correct[size]
+def _undecided(
+    correct: list[NDArray[np.unsignedinteger]], runs: int
+) -> tuple[list[NDArray[np.unsignedinteger]], float]:
+    """Leave out what all runs of all sizes predict alike; return the rest, and its fraction.
+
+    Whatever the seeds, such an instance has a difference and a mixed difference of 0. More than
+    half of the instances of an easy split are of that kind.
+    """
+    full = correct[0].shape[1] * runs
+    total = [counts.sum(axis=1, dtype=np.int64) for counts in correct]
+    alike = np.logical_and.reduce([of_size == total[0] for of_size in total])
+    kept = np.flatnonzero(~(alike & ((total[0] == 0) | (total[0] == full))))
+    return [counts[kept] for counts in correct], len(kept) / len(total[0])
+
+
+def _resample(correct: NDArray[np.integer], runs: int, draws: NDArray[np.int64]) -> _Sampled:
     stacked = correct[:, draws].transpose(1, 0, 2).reshape(-1, draws.shape[1])
     distinct = multisets(stacked)
     return _Sampled(
         rows=distinct.rows,
-        halves=half_differences(distinct.rows, counts.runs),
+        halves=half_differences(distinct.rows, runs),
         index=distinct.index.reshape(len(draws), len(correct)),
     )
 

@@ -60,3 +60,10 @@ def test_degenerate_counts() -> None:
     assert one.bound == pytest.approx(1 - 1 / 6)
     assert discovery_bound(np.array([0]), np.array([2]), 2).bound == 0
     assert np.isnan(discovery_bound(np.array([0]), np.array([2]), 2).rate)
+
+
+def test_counts_of_any_integer_type() -> None:
+    expected = discovery_bound(np.array([2, 2, 1]), np.array([0, 2, 1]), 2)
+    for kind in (np.uint8, np.uint64):
+        smaller, larger = np.array([2, 2, 1], kind), np.array([0, 2, 1], kind)
+        assert discovery_bound(smaller, larger, 2) == expected
