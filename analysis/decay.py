@@ -159,7 +159,7 @@ def curves_of_halves(
     joint = sparse.coo_array(
         (np.ones(instances), (smaller.index, larger.index)),
         shape=(len(smaller.rows), len(larger.rows)),
-    ).tocsr()
+    )
     pairs = first.T @ (joint @ second)
     position = np.add.outer(np.arange(steps + 1), np.arange(steps + 1))
     difference = larger.rows.sum(axis=1)[larger.index] - smaller.rows.sum(axis=1)[smaller.index]

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 
@@ -54,7 +55,10 @@ def multisets(correct: NDArray[np.integer]) -> Multisets:
         code = np.zeros(len(correct), dtype=np.int64)
         for seed in range(seeds):
             code += value[correct[:, seed]]
-        _, first, index = np.unique(code, return_index=True, return_inverse=True)
+        # Hashing takes a third of the time of sorting, which np.unique does.
+        index, values = pd.factorize(code, sort=True)
+        first = np.zeros(len(values), dtype=np.int64)
+        first[index] = np.arange(len(code))
         rows = np.sort(correct[first].astype(np.int64), axis=1)
     else:
         ordered = np.sort(correct.astype(np.int64), axis=1)
