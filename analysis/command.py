@@ -7,7 +7,11 @@ from pathlib import Path
 
 import click
 import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import xarray as xr
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from analysis.annotations import (
@@ -25,8 +29,9 @@ from analysis.output import FIGURES, REPORT, TABLES, AnalysisFolder, identity
 from analysis.reading import TaskPredictions, read_task
 from analysis.report import render_report
 from analysis.tables import Choices, Table, all_tables
+from analysis.uncertainty import Bootstrap, add_uncertainty
 from configs.errors import InputError
-from predict.store import open_store
+from predict.store import instances_path, open_store
 
 
 @click.command()
@@ -68,6 +73,25 @@ from predict.store import open_store
     help="Bootstrap samples for the bias of the adaptive threshold; 0 to leave it out.",
 )
 @click.option(
+    "--bootstrap",
+    "replicates",
+    type=click.IntRange(min=0),
+    default=1000,
+    show_default=True,
+    help="Replicates of the Multi-Bootstrap for the intervals; 0 leaves their columns out.",
+)
+@click.option(
+    "--resample-instances",
+    is_flag=True,
+    help="Resample instances too, so that intervals are for other instances of the same kind.",
+)
+@click.option(
+    "--cluster",
+    metavar="COLUMN",
+    help="Resample whole groups of instances that agree in this column of the texts, for example "
+    "text_a.",
+)
+@click.option(
     "--seed",
     type=click.IntRange(min=0),
     default=0,
@@ -83,6 +107,9 @@ def analyze(
     triplets: tuple[str, ...],
     annotations: Path | None,
     bias_replicates: int,
+    replicates: int,
+    resample_instances: bool,
+    cluster: str | None,
     seed: int,
 ) -> None:
     """Compare model sizes instance by instance: tables, figures and a report.
@@ -112,7 +139,15 @@ def analyze(
         seed=seed,
         annotations=annotated,
     )
+    clusters = None
+    if replicates and (resample_instances or cluster is not None):
+        clusters = {task.task: _clusters(opened, task, cluster) for task in tasks}
     tables = all_tables(tasks, comparisons, choices)
+    with tqdm(
+        total=sum(len(task.splits) for task in tasks), desc="bootstrap", unit="split", disable=None
+    ) as bar:
+        bootstrap = Bootstrap(replicates, seed, clusters)
+        tables = add_uncertainty(tables, tasks, comparisons, bootstrap, bar.update)
     notes = list(
         dict.fromkeys(
             [note for task in tasks for note in task.notes]
@@ -163,6 +198,30 @@ def _read(
             f"{task.runs.runs} finetuning seeds, {_number(len(task.epochs), 'checkpoint')}"
         )
     return tasks
+
+
+def _clusters(
+    opened: Sequence[tuple[Path, xr.Dataset]], task: TaskPredictions, column: str | None
+) -> NDArray[np.int64]:
+    """Assign the kept instances to groups that agree in a column of the texts."""
+    path, store = next(item for item in opened if item[1].attrs["task"] == task.task)
+    kept = np.flatnonzero(np.isin(store["split"].values.astype(object), task.splits))
+    if column is None:
+        return np.arange(len(kept))
+    texts = instances_path(path)
+    try:
+        names = pq.read_schema(texts).names
+        if column not in names:
+            raise InputError(f"{texts}: no column {column}; it has {', '.join(names)}")
+        values = pq.read_table(texts, columns=["guid", column]).to_pandas()
+    except (OSError, pa.ArrowException) as error:
+        raise InputError(
+            f"{texts}: cannot be read ({type(error).__name__}); put the texts beside the store"
+        ) from error
+    if not np.array_equal(values["guid"].astype(str), store["guid"].values.astype(str)):
+        raise InputError(f"{texts}: other instances than {path}; write the store again")
+    codes, _ = pd.factorize(values[column].iloc[kept], use_na_sentinel=False)
+    return codes.astype(np.int64)
 
 
 def _number(count: int, noun: str) -> str:

@@ -8,6 +8,7 @@ a prediction too, and its expected N has a closed form.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import comb
 
 import numpy as np
@@ -95,13 +96,13 @@ def joint_counts(
 
 
 def replaced_counts(
-    sides: list[NDArray[np.integer]], runs: int
+    sides: Sequence[NDArray[np.integer]], runs: int
 ) -> dict[tuple[int, int], tuple[NDArray[np.float64], NDArray[np.float64]]]:
     """Recompute joint counts with every seed of one size replaced by every other one.
 
     Parameters
     ----------
-    sides : list of ndarray of int, each of shape [instance, seed]
+    sides : sequence of ndarray of int, each of shape [instance, seed]
         Right runs of each size, 0..`runs`, all with the same number of seeds, at least 2.
     runs : int
         Runs of one pretraining seed.

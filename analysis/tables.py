@@ -12,6 +12,7 @@ import pandas as pd
 from analysis.accuracy import overall_accuracy
 from analysis.annotations import CATEGORIES, GROUPS, Annotation, count_categories
 from analysis.comparisons import Comparisons
+from analysis.cross_fitting import cross_fitted_momentum
 from analysis.decay import decay_bound, decay_curves
 from analysis.fisher import discovery_bound
 from analysis.momentum import BUCKETS, momentum, triplets
@@ -324,8 +325,8 @@ def momentum_table(
     Returns
     -------
     Table
-        Columns task, split, s1, s2, s3, bucket_upper, instances, pearson_r, spearman_r, in single
-        runs.
+        Columns task, split, s1, s2, s3, bucket_upper, instances, pearson_r, spearman_r,
+        pearson_r_cross_fitted, spearman_r_cross_fitted, in single runs.
     """
     rows = []
     notes = []
@@ -338,16 +339,24 @@ def momentum_table(
             counts = task.runs.at(task.instances_of(position))
             for triplet in chosen:
                 correct = [counts.correct[task.sizes.index(size)] for size in triplet]
-                cells: list[tuple[object, ...]] = [(0, NAN, NAN)] * BUCKETS
+                cells: list[tuple[object, ...]] = [(0, NAN, NAN, NAN, NAN)] * BUCKETS
                 if all(side.shape[1] for side in correct):
                     found = momentum(correct, counts.runs)
-                    columns = (found.instances, found.pearson, found.spearman)
+                    fitted = cross_fitted_momentum(correct, counts.runs)
+                    columns = (
+                        found.instances,
+                        found.pearson,
+                        found.spearman,
+                        fitted.pearson,
+                        fitted.spearman,
+                    )
                     cells = list(zip(*(column.tolist() for column in columns), strict=True))
                 for bucket, cell in enumerate(cells):
                     upper = (bucket + 1) / BUCKETS
                     rows.append((task.task, split, *triplet, upper, *cell))
     names = ["task", "split", "s1", "s2", "s3", "bucket_upper"]
     names += ["instances", "pearson_r", "spearman_r"]
+    names += ["pearson_r_cross_fitted", "spearman_r_cross_fitted"]
     title = (
         "Correlation of the accuracy differences from s1 to s2 and from s2 to s3, among instances "
         "with Acc[s2] in [bucket_upper - 0.1, bucket_upper)."
