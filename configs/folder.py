@@ -37,7 +37,11 @@ def prepare_folder(experiment: Experiment) -> Path:
         except (OSError, ValueError) as error:
             raise InputError(f"{record}: cannot be read; give another output folder") from error
         # Before anything is made, a corrected experiment may take the folder over.
-        made = [path for path in folder.iterdir() if path.name not in (_RECORD, "logs")]
+        made = [
+            path
+            for path in folder.iterdir()
+            if path.name not in (_RECORD, "logs") and not _is_leftover(path)
+        ]
         if there != plain and not made:
             write_text(record, text)
         elif there != plain:
@@ -46,7 +50,7 @@ def prepare_folder(experiment: Experiment) -> Path:
                 "give another output folder, or remove this one"
             )
         return folder
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if folder.exists() and not (folder.is_dir() and all(map(_is_leftover, folder.iterdir()))):
         raise InputError(f"{folder}: is there already and is no experiment; give another output")
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -54,6 +58,11 @@ def prepare_folder(experiment: Experiment) -> Path:
         raise InputError(f"{folder}: cannot be made ({error.strerror})") from error
     write_text(record, text)
     return folder
+
+
+def _is_leftover(path: Path) -> bool:
+    """Whether a process that was killed while it made the folder left this in it."""
+    return path.name.startswith(f"{_RECORD}.partial-")
 
 
 def write_text(path: Path, text: str) -> None:

@@ -19,6 +19,7 @@ from pydantic import (
     PositiveFloat,
     PositiveInt,
     ValidationError,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
@@ -31,6 +32,8 @@ Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
 def _as_epoch(value: Any) -> Any:
     """Read an epoch given as a number or as a fraction such as `10/3`."""
+    if isinstance(value, bool):
+        raise ValueError(f"{str(value).lower()} is a truth value; give epochs such as 3 or 10/3")
     if isinstance(value, str):
         try:
             return float(Fraction(value.replace(" ", "")))
@@ -45,7 +48,16 @@ Epoch = Annotated[float, BeforeValidator(_as_epoch), Field(gt=0.0)]
 class Strict(BaseModel):
     """A part of an experiment: immutable, and an unknown key is an error."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=False, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_value_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
+        # Pydantic would read true, which YAML also writes yes and on, as the number 1.
+        assert info.field_name is not None  # only a validator of a whole model has none
+        if isinstance(value, bool) and cls.model_fields[info.field_name].annotation is not bool:
+            raise ValueError(f"{str(value).lower()} is a truth value; give what the field holds")
+        return value
 
 
 class World(Strict):

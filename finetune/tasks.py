@@ -108,7 +108,8 @@ def _read(task: Task, split: str, source: Examples, world: World | None) -> pd.D
     frame["split"] = split
     for column in source.metadata:
         frame[column] = table[column]
-    frame = frame[frame["label"].notna()].reset_index(drop=True)
+    if source.label_map is not None:
+        frame = frame[frame["label"].notna()].reset_index(drop=True)
     allowed = set(task.labels)
     if split != "train" and "entailment" in allowed:
         allowed.add(NON_ENTAILMENT)

@@ -64,8 +64,10 @@ def tokenize_corpus(
     InputError
         If no document has two sentences.
     """
+    # What killed processes left behind can be as large as the corpus.
+    for leftover in folder.parent.glob(f"{folder.name}.partial-*"):
+        shutil.rmtree(leftover)
     partial = folder.with_name(f"{folder.name}.partial-{os.getpid()}")
-    shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     sentence_lengths: list[NDArray[np.int64]] = []
     document_lengths: list[int] = []

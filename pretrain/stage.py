@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 
@@ -98,10 +99,12 @@ def _prepare_vocabulary(experiment: Experiment, output: Path) -> None:
         entries = read_vocabulary(settings.file)
     else:
         assert settings.size is not None  # the schema asks for one of the two
-        text = (
-            one for document in documents(experiment.corpus, experiment.world) for one in document
-        )
-        entries = train_vocabulary(text, size=settings.size, lowercase=settings.lowercase)
+
+        def sentences() -> Iterator[str]:
+            for document in documents(experiment.corpus, experiment.world):
+                yield from document
+
+        entries = train_vocabulary(sentences, size=settings.size, lowercase=settings.lowercase)
     write_text(target, "\n".join(entries) + "\n")
     logger.info("vocabulary: %d entries", len(entries))
 

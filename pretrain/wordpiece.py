@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, normalizers, pre_tokenizers
@@ -13,6 +14,10 @@ from configs.errors import InputError
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
+_MOST_CHARACTERS = 1000
+# More than Unicode has characters.
+_NO_LIMIT = 1 << 21
+
 
 def _tokenizer(model: WordPiece, *, lowercase: bool) -> Tokenizer:
     tokenizer = Tokenizer(model)
@@ -22,13 +27,15 @@ def _tokenizer(model: WordPiece, *, lowercase: bool) -> Tokenizer:
     return tokenizer
 
 
-def train_vocabulary(sentences: Iterable[str], *, size: int, lowercase: bool) -> list[str]:
-    """Train a WordPiece vocabulary.
+def train_vocabulary(
+    sentences: Callable[[], Iterable[str]], *, size: int, lowercase: bool
+) -> list[str]:
+    """Train a WordPiece vocabulary: the same text gives the same vocabulary.
 
     Parameters
     ----------
-    sentences : iterable of str
-        The text.
+    sentences : callable
+        Gives the text from its beginning each time it is called.
     size : int
         Most entries, the five special tokens included.
     lowercase : bool
@@ -37,13 +44,52 @@ def train_vocabulary(sentences: Iterable[str], *, size: int, lowercase: bool) ->
     Returns
     -------
     list of str
-        The entries, by id; the special tokens come first.
+        The entries, by id; the special tokens come first, then the characters that go on a
+        word. At most 1,000 characters are entries: the most frequent ones.
+
+    Raises
+    ------
+    InputError
+        If `size` does not hold the special tokens and the characters.
     """
+    # Trained to no size at all, the vocabulary is the alphabet.
+    found = _train(sentences(), list(SPECIAL_TOKENS), 0, lowercase=lowercase)[len(SPECIAL_TOKENS) :]
+    alphabet = sorted(entry for entry in found if len(entry) == 1)
+    if len(alphabet) > _MOST_CHARACTERS:
+        normalizer = normalizers.BertNormalizer(lowercase=lowercase)
+        counts: Counter[str] = Counter()
+        for sentence in sentences():
+            counts.update(normalizer.normalize_str(sentence))
+        alphabet = sorted(alphabet, key=lambda character: (-counts[character], character))
+        alphabet = alphabet[:_MOST_CHARACTERS]
+    # The trainer numbers continuing characters in the order of a randomly seeded hash, and
+    # breaks ties between merges by these numbers; as special tokens they are numbered as given.
+    continuing = sorted({f"##{character}" for character in alphabet}.intersection(found))
+    special = [*SPECIAL_TOKENS, *continuing]
+    least = len(special) + len(alphabet)
+    if size < least:
+        raise InputError(
+            f"vocabulary.size: {size} is too few for the special tokens and characters of the "
+            f"corpus; give at least {least}"
+        )
+    return _train(sentences(), special, size, lowercase=lowercase, alphabet=alphabet)
+
+
+def _train(
+    sentences: Iterable[str],
+    special: list[str],
+    size: int,
+    *,
+    lowercase: bool,
+    alphabet: list[str] | None = None,
+) -> list[str]:
     tokenizer = _tokenizer(WordPiece(unk_token="[UNK]"), lowercase=lowercase)
     trainer = WordPieceTrainer(
         vocab_size=size,
-        special_tokens=list(SPECIAL_TOKENS),
+        special_tokens=special,
         continuing_subword_prefix="##",
+        initial_alphabet=alphabet or [],
+        limit_alphabet=_NO_LIMIT if alphabet is None else len(alphabet),
         show_progress=False,
     )
     tokenizer.train_from_iterator(sentences, trainer)
