@@ -220,12 +220,19 @@ def decomposition_table(tasks: Sequence[TaskPredictions]) -> Table:
     return Table("decomposition", title, frame, tuple(notes))
 
 
-def relative_bias_table(tasks: Sequence[TaskPredictions], samples: int, seed: int) -> Table:
+def relative_bias_table(
+    tasks: Sequence[TaskPredictions],
+    comparisons: Sequence[Comparisons],
+    samples: int,
+    seed: int,
+) -> Table:
     """Tabulate the upward bias of the adaptive threshold (Appendix E, Table 10).
 
     Parameters
     ----------
     tasks : sequence of TaskPredictions
+    comparisons : sequence of Comparisons
+        One for each of `tasks`; they say which pairs have too few seeds.
     samples : int
         Bootstrap samples of the pretraining seeds; with fewer than two the cells are empty.
     seed : int
@@ -238,7 +245,7 @@ def relative_bias_table(tasks: Sequence[TaskPredictions], samples: int, seed: in
         s1 to s2 in single runs, every ordered pair.
     """
     rows = []
-    notes = []
+    notes = list(_comparison_notes(comparisons))
     for task in tasks:
         nothing_left = []
         for position, split in enumerate(task.splits):
@@ -268,12 +275,16 @@ def relative_bias_table(tasks: Sequence[TaskPredictions], samples: int, seed: in
     return Table("relative_bias", title, frame, tuple(notes))
 
 
-def baseline_vs_bh_table(tasks: Sequence[TaskPredictions]) -> Table:
+def baseline_vs_bh_table(
+    tasks: Sequence[TaskPredictions], comparisons: Sequence[Comparisons]
+) -> Table:
     """Tabulate the bound beside that of Fisher's test with Benjamini-Hochberg (Tables 4, 11).
 
     Parameters
     ----------
     tasks : sequence of TaskPredictions
+    comparisons : sequence of Comparisons
+        One for each of `tasks`; they say which pairs have too few seeds.
 
     Returns
     -------
@@ -283,7 +294,10 @@ def baseline_vs_bh_table(tasks: Sequence[TaskPredictions]) -> Table:
         2, 4, ... pretraining seeds in order.
     """
     rows = []
+    notes = list(_comparison_notes(comparisons))
     for task in tasks:
+        if task.ensembles is None:
+            notes.append(f"{task.task}: the store has no ensembles, so the bounds are empty")
         for position, split in enumerate(task.splits):
             counts = None
             if task.ensembles is not None:
@@ -307,7 +321,7 @@ def baseline_vs_bh_table(tasks: Sequence[TaskPredictions]) -> Table:
         "finetuning seeds: by the random baseline, and by Fisher's exact test with the "
         "Benjamini-Hochberg procedure."
     )
-    return Table("baseline_vs_bh", title, pd.DataFrame(rows, columns=columns))
+    return Table("baseline_vs_bh", title, pd.DataFrame(rows, columns=columns), tuple(notes))
 
 
 def momentum_table(
@@ -458,8 +472,8 @@ def all_tables(
             seed_differences_table(tasks),
             lower_bounds_table(comparisons),
             thresholds_table(comparisons),
-            relative_bias_table(tasks, choices.bias_replicates, choices.seed),
-            baseline_vs_bh_table(tasks),
+            relative_bias_table(tasks, comparisons, choices.bias_replicates, choices.seed),
+            baseline_vs_bh_table(tasks, comparisons),
             momentum_table(tasks, choices.triplets),
             decomposition_table(tasks),
         ]
