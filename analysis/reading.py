@@ -2,25 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+import os
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import xarray as xr
+import zarr
 from numpy.typing import NDArray
 
 from analysis.counts import Counts, count_dtype
-from analysis.seed_moments import SeedMoments, draw_moments, resample_decomposition
+from analysis.seed_moments import SeedMoments
+from analysis.variance import (
+    Decomposition,
+    TreeSums,
+    count_sums,
+    decompose_counts,
+    decompose_sums,
+    tree_sums,
+)
+from analysis.variance_given_bias import BinnedVariances, bin_variances
 from configs.errors import InputError
-from predict.correctness import gold_index, gold_probability
+from predict.correctness import ENTAILMENT, NOT_ENTAILMENT_INDEX, gold_index
 
-BLOCK_BYTES = 64 * 2**20
-"""Upper limit on the predictions read at once, as they lie in the store, beyond one chunk."""
+BLOCK_BYTES = 32 * 2**20
+"""Upper limit on the predictions that one thread reads at once, beyond one chunk."""
 
 PART_INSTANCES = 8192
-"""Instances whose loss is decomposed at once: in float64 they take several times the space."""
+"""Instances whose draws are summed at once: in float64 they should stay in the cache."""
+
+MOST_THREADS = 8
 
 
 @dataclass(frozen=True)
@@ -62,6 +77,9 @@ class TaskPredictions:
     losses : dict of (str, str, str) to LossSums
         By size, loss (``zero_one``, ``squared``) and checkpoints (``last``, ``all``). The 0/1
         loss at the last checkpoint is not here: it follows from `runs`.
+    binned : dict of (str, str) to BinnedVariances
+        By size and loss, at the last checkpoint: variances by bias, leading axis split; where
+        there are two pretraining and two finetuning seeds.
     epochs : tuple of float
         The evaluated checkpoints, in order.
     notes : tuple of str
@@ -75,6 +93,7 @@ class TaskPredictions:
     ensembles: Counts | None
     run_correct: tuple[NDArray[np.int64], ...]
     losses: dict[tuple[str, str, str], LossSums]
+    binned: dict[tuple[str, str], BinnedVariances]
     epochs: tuple[float, ...]
     notes: tuple[str, ...]
 
@@ -88,37 +107,50 @@ class TaskPredictions:
         return np.flatnonzero(self.split_of == split)
 
 
-class _Loss:
-    """Sums of the moments of a loss, by split, while the blocks of instances pass."""
+class _LossAccumulator:
+    """Sums of one loss by split and pretraining seed while the blocks of instances pass."""
 
-    def __init__(self, splits: int) -> None:
-        self.sums: list[list[NDArray[np.float64]]] = [[] for _ in range(splits)]
+    def __init__(self, splits: int, widths: tuple[int, ...]) -> None:
+        self.widths = widths
         self.instances = np.zeros(splits, dtype=np.int64)
+        self.total = np.zeros((splits, widths[0]))
+        self.squares = np.zeros((splits, len(widths), widths[0]))
+        self.products = np.zeros((splits, widths[0], widths[0]))
 
-    def add(self, draws: NDArray[np.floating] | NDArray[np.bool_], split: NDArray[np.intp]) -> None:
+    def add(self, trees: Sequence[TreeSums], split: NDArray[np.integer]) -> None:
+        """Add a block, whose seeds are the `trees`, of instances in the given splits."""
+        splits = len(self.instances)
+        totals = np.stack([tree.total for tree in trees]).astype(np.float64, copy=False)
+        for seed, tree in enumerate(trees):
+            self.total[:, seed] += np.bincount(split, tree.total, minlength=splits)
+            for level, squares in enumerate(tree.squares):
+                self.squares[:, level, seed] += np.bincount(split, squares, minlength=splits)
+        self.instances += np.bincount(split, minlength=splits)
         for position in np.unique(split):
-            chosen = draws[split == position]
-            found = draw_moments(chosen)
-            parts = (found.loss, found.inner, found.noise, found.products)
-            weighted = [part * len(chosen) for part in parts]
-            before = self.sums[position]
-            if before:
-                weighted = [a + b for a, b in zip(before, weighted, strict=True)]
-            self.sums[position] = weighted
-            self.instances[position] += len(chosen)
+            chosen = totals[:, split == position]
+            self.products[position] += chosen @ chosen.T
 
     def finish(self) -> LossSums:
-        moments = tuple(
-            SeedMoments(*(part / number for part in sums))
-            for sums, number in zip(self.sums, self.instances, strict=True)
-        )
-        parts = np.array(
-            [
-                number * resample_decomposition(one, np.ones((len(one.loss), 1)))[0]
-                for one, number in zip(moments, self.instances, strict=True)
-            ]
-        )
-        return LossSums(bias2=parts[:, 0], variances=parts[:, 1:], moments=moments)
+        """Decompose the sums."""
+        sums = zip(self.instances.tolist(), self.total, self.squares, self.products, strict=True)
+        bias2, variances, moments = [], [], []
+        _, *below = self.widths
+        draws = float(np.prod(below))
+        for instances, total, squares, products in sums:
+            root = np.append(products.sum(), squares.sum(axis=1))
+            parts = decompose_sums(TreeSums(total.sum(), root), self.widths, instances)
+            bias2.append(instances * parts.bias2)
+            variances.append(instances * parts.variances)
+            inner = decompose_sums(TreeSums(total, squares), below, instances).variances
+            moments.append(
+                SeedMoments(
+                    loss=1.0 - (2.0 * total - squares[-1]) / (draws * instances),
+                    inner=inner,
+                    noise=(inner / np.cumprod(below)[:, None]).sum(axis=0),
+                    products=products / (draws**2 * instances),
+                )
+            )
+        return LossSums(np.array(bias2), np.array(variances), tuple(moments))
 
 
 def read_task(
@@ -161,6 +193,7 @@ def read_task(
     ensemble_correct: list[NDArray[np.unsignedinteger]] = []
     run_correct: list[NDArray[np.int64]] = []
     losses: dict[tuple[str, str, str], LossSums] = {}
+    binned: dict[tuple[str, str], BinnedVariances] = {}
     notes: list[str] = []
     for path, store in stores:
         if not _has_gold_probability(store):
@@ -179,6 +212,8 @@ def read_task(
             ensemble_correct.append(reader.ensemble_correct)
             for (loss, checkpoints), sums in reader.losses.items():
                 losses[size, loss, checkpoints] = sums.finish()
+            for loss, found in reader.binned.items():
+                binned[size, loss] = found
             notes.extend(f"{task}, {note}" for note in reader.notes)
 
     names = tuple(sizes)
@@ -193,6 +228,7 @@ def read_task(
         ensembles=ensembles,
         run_correct=tuple(run_correct),
         losses=losses,
+        binned=binned,
         epochs=epochs,
         notes=tuple(notes),
     )
@@ -280,52 +316,78 @@ class _SizeReader:
                 f"{size}: {int((~self.all_epochs).sum())} pretraining seeds lack an earlier "
                 "checkpoint and are left out where all checkpoints are used"
             )
+        self.arrays = self._open_arrays()
         shape = (len(kept), len(self.chosen))
         self.correct = np.zeros(shape, dtype=count_dtype(runs))
         has_ensembles = "ensemble_correct" in store
         self.ensemble_correct = np.zeros(shape if has_ensembles else (len(kept), 0), dtype=np.uint8)
         self.run_correct = np.zeros((splits, len(self.chosen), runs), dtype=np.int64)
-        self.losses: dict[tuple[str, str], _Loss] = {}
+        self.losses: dict[tuple[str, str], _LossAccumulator] = {}
+        self.binned: dict[str, BinnedVariances] = {}
+        last = (len(self.chosen), runs)
+        every = (int(self.all_epochs.sum()), runs, epochs)
         if len(self.chosen) and _has_gold_probability(store):
-            self.losses["squared", "last"] = _Loss(splits)
+            self.losses["squared", "last"] = _LossAccumulator(splits, last)
         if epochs > 1 and self.all_epochs.any():
-            self.losses["zero_one", "all"] = _Loss(splits)
+            self.losses["zero_one", "all"] = _LossAccumulator(splits, every)
             if _has_gold_probability(store):
-                self.losses["squared", "all"] = _Loss(splits)
+                self.losses["squared", "all"] = _LossAccumulator(splits, every)
 
     def read(self, advance: Callable[[int], Hashable]) -> None:
         """Pass over the instances once."""
         instances = len(self.split_of)
-        block = self._block_length()
+        block, seeds = self._tile()
+        tiles = [
+            slice(start, start + seeds)
+            for start in range(0, self.store.sizes["pretrain_seed"], seeds)
+            if np.any((self.chosen >= start) & (self.chosen < start + seeds))
+        ]
         written = 0
-        for start in range(0, instances, block):
-            stop = min(start + block, instances)
-            local = np.flatnonzero(self.split_of[start:stop] >= 0)
-            if len(local) and len(self.chosen):
-                self._add(slice(start, stop), local, slice(written, written + len(local)))
-                written += len(local)
-            advance(stop - start)
+        with ThreadPoolExecutor(min(os.cpu_count() or 1, MOST_THREADS)) as pool:
+            for start in range(0, instances, block):
+                stop = min(start + block, instances)
+                local = np.flatnonzero(self.split_of[start:stop] >= 0)
+                if len(local) and len(self.chosen):
+                    part = _Block(self, slice(start, stop), local)
+                    rows = slice(written, written + len(local))
+                    found = [seed for tile in pool.map(part.read, tiles) for seed in tile]
+                    self._add(part, rows, found)
+                    written += len(local)
+                advance(stop - start)
 
-    def _block_length(self) -> int:
-        """Whole chunks of instances, as many as `BLOCK_BYTES` allows."""
+    def _open_arrays(self) -> dict[str, zarr.Array]:
+        """Open what is read block by block: by Zarr, as xarray adds half again to each chunk."""
+        # Of a store with the probabilities of all labels, that of the gold one follows.
+        probability = "probability" if "probability" in self.store else "gold_probability"
+        group = zarr.open_group(self.path, mode="r")
+        names = ("correct", "ensemble_correct", probability)
+        return {name: group[name] for name in names if name in self.store}
+
+    def _tile(self) -> tuple[int, int]:
+        """Instances and pretraining seeds that are read at once, by whole chunks."""
+        arrays = [array for name, array in self.arrays.items() if name != "ensemble_correct"]
+        seeds = max(array.chunks[2] for array in arrays)
+        chunk = max(array.chunks[1] for array in arrays)
         per_instance = sum(
-            self.store[name].nbytes // (self.store.sizes["instance"] * self.store.sizes["size"])
-            for name in ("correct", "probability", "gold_probability")
-            if name in self.store
+            array.dtype.itemsize * int(np.prod(array.shape[3:])) * seeds for array in arrays
         )
-        chunks = self.store["correct"].encoding.get("preferred_chunks", {})
-        chunk = int(chunks.get("instance", 1))
-        return max(BLOCK_BYTES // max(per_instance, 1) // chunk, 1) * chunk
+        return max(BLOCK_BYTES // per_instance // chunk, 1) * chunk, seeds
 
     def _load(self, variable: str, instances: slice) -> NDArray:
-        """Load one size of a variable, for a slice of instances where it has that dimension."""
+        """Load one size of a small variable, for a slice of instances where it has any."""
         array = self.store[variable]
         index: dict[Hashable, int | slice] = {"size": self.position}
         if "instance" in array.dims:
             index["instance"] = instances
+        with self.readable(variable):
+            return array.isel(index).values
+
+    @contextmanager
+    def readable(self, variable: str) -> Iterator[None]:
+        """Report a failure to read."""
         # A store that lies on a disk can fail to read in as many ways as there are codecs.
         try:
-            return array.isel(index).values
+            yield
         except Exception as error:
             raise InputError(
                 f"{self.path}: `{variable}` of size {self.size} cannot be read "
@@ -333,38 +395,155 @@ class _SizeReader:
                 "copy or write the store again"
             ) from error
 
-    def _add(self, instances: slice, local: NDArray[np.intp], rows: slice) -> None:
-        """Add the kept instances (`local`) of one block, which go to `rows` of the results."""
-        # Of a store with the probabilities of all labels, that of the gold one follows.
-        probability = "probability" if "probability" in self.store else "gold_probability"
-        names = ("correct", "ensemble_correct", probability)
-        loaded = {name: self._load(name, instances) for name in names if name in self.store}
-        gold = None
-        if "probability" in loaded:
-            gold = self._gold_index(self.store["gold"].values[instances])
-        for start in range(0, len(local), PART_INSTANCES):
-            part = local[start : start + PART_INSTANCES]
-            row = slice(rows.start + start, rows.start + start + len(part))
-            split = self.split_of[instances][part]
-            correct = loaded["correct"][part][:, self.chosen]
-            last = correct[..., -1]
-            self.correct[row] = last.sum(axis=2, dtype=self.correct.dtype)
-            for position in np.unique(split):
-                self.run_correct[position] += last[split == position].sum(axis=0, dtype=np.int64)
-            if "ensemble_correct" in loaded:
-                self.ensemble_correct[row] = loaded["ensemble_correct"][part][:, self.chosen]
-            if ("zero_one", "all") in self.losses:
-                self.losses["zero_one", "all"].add(correct[:, self.all_epochs], split)
-            if probability in loaded:
-                draws = loaded[probability][part][:, self.chosen].astype(np.float32)
-                if gold is not None:
-                    draws = gold_probability(draws, gold[part], self.labels)
-                self.losses["squared", "last"].add(draws[..., -1], split)
-                if ("squared", "all") in self.losses:
-                    self.losses["squared", "all"].add(draws[:, self.all_epochs], split)
-
-    def _gold_index(self, gold: NDArray) -> NDArray[np.int64]:
+    def gold_index(self, gold: NDArray) -> NDArray[np.int64]:
+        """Encode gold labels."""
         try:
             return gold_index(gold, self.labels)
         except ValueError as error:
             raise InputError(f"{self.path}: {error}; correct the gold label") from error
+
+    def _add(self, block: _Block, rows: slice, seeds: Sequence[_Seed]) -> None:
+        """Add a block, whose kept instances go to `rows` of the results, seed by seed."""
+        for column, seed in enumerate(seeds):
+            self.correct[rows, column] = seed.correct
+            self.run_correct[:, column] += seed.run_correct
+        if "ensemble_correct" in self.arrays:
+            loaded = self._load("ensemble_correct", block.instances)
+            self.ensemble_correct[rows] = loaded[np.ix_(block.local, self.chosen)]
+        for name, accumulator in self.losses.items():
+            accumulator.add([seed.trees[name] for seed in seeds if name in seed.trees], block.split)
+        runs = self.store.sizes["finetune_seed"]
+        if len(self.chosen) < 2 or runs < 2:
+            return
+        self._bin("zero_one", decompose_counts(self.correct[rows], runs), block.split)
+        if ("squared", "last") in self.losses:
+            last = [seed.trees["squared", "last"] for seed in seeds]
+            total = np.sum([tree.total for tree in last], axis=0)
+            squares = np.sum([tree.squares for tree in last], axis=0)
+            root = TreeSums(total, np.concatenate([total[None] ** 2, squares]))
+            parts = decompose_sums(root, (len(self.chosen), runs))
+            self._bin("squared", parts, block.split)
+
+    def _bin(self, loss: str, parts: Decomposition, split: NDArray[np.intp]) -> None:
+        found = bin_variances(parts, split, self.splits)
+        self.binned[loss] = self.binned[loss] + found if loss in self.binned else found
+
+
+@dataclass(frozen=True)
+class _Seed:
+    """One pretraining seed on one block of instances.
+
+    Attributes
+    ----------
+    correct : ndarray of int, shape [instance]
+        Right finetuning runs at the last epoch.
+    run_correct : ndarray of int64, shape [split, finetune_seed]
+        Instances that each run has right.
+    trees : dict of (str, str) to TreeSums
+        By loss and checkpoints, the draws below the seed.
+    """
+
+    correct: NDArray[np.unsignedinteger]
+    run_correct: NDArray[np.int64]
+    trees: dict[tuple[str, str], TreeSums]
+
+
+class _Block:
+    """The kept instances of a slice; any number of threads read its seeds."""
+
+    def __init__(self, reader: _SizeReader, instances: slice, local: NDArray[np.intp]) -> None:
+        self.reader, self.instances, self.local = reader, instances, local
+        self.split = reader.split_of[instances][local]
+        self.gold: NDArray[np.int64] | None = None
+        if "probability" in reader.arrays:
+            self.gold = reader.gold_index(reader.store["gold"][instances].values)[local]
+
+    def read(self, tile: slice) -> list[_Seed]:
+        """Read the chosen ones of some neighbouring pretraining seeds, in order."""
+        reader = self.reader
+        chosen = [seed for seed in range(tile.start, tile.stop) if seed in reader.chosen]
+        correct = self._runs("correct", tile, chosen)
+        probability = None
+        for name in ("probability", "gold_probability"):
+            if name in reader.arrays:
+                probability = self._runs(name, tile, chosen)
+        seeds = []
+        all_epochs = np.atleast_1d(reader.all_epochs).tolist()
+        for number, seed in enumerate(chosen):
+            column = int(np.searchsorted(reader.chosen, seed))
+            draws = None if probability is None else probability[number]
+            seeds.append(self._seed(correct[number], draws, all_epochs[column]))
+        return seeds
+
+    def _seed(
+        self, correct: NDArray[np.bool_], draws: NDArray[np.float32] | None, all_epochs: bool
+    ) -> _Seed:
+        """Sum one seed's draws [finetune_seed, epoch, instance]."""
+        reader = self.reader
+        _, epochs, instances = correct.shape
+        last = correct[:, -1]
+        parts: dict[tuple[str, str], list[TreeSums]] = {}
+        for start in range(0, instances, PART_INSTANCES):
+            part = slice(start, start + PART_INSTANCES)
+            if draws is not None:
+                values = draws[:, :, part].astype(np.float64)
+                parts.setdefault(("squared", "last"), []).append(tree_sums(values[:, -1]))
+                if epochs > 1 and all_epochs:
+                    parts.setdefault(("squared", "all"), []).append(tree_sums(values))
+            if epochs > 1 and all_epochs:
+                counts = correct[:, :, part].sum(axis=1, dtype=count_dtype(epochs))
+                parts.setdefault(("zero_one", "all"), []).append(count_sums(counts))
+        trees = {
+            name: TreeSums(
+                np.concatenate([of.total for of in found]),
+                np.concatenate([of.squares for of in found], axis=1),
+            )
+            for name, found in parts.items()
+        }
+        return _Seed(
+            correct=last.sum(axis=0, dtype=reader.correct.dtype),
+            run_correct=np.stack(
+                [np.bincount(self.split[run], minlength=reader.splits) for run in last], axis=1
+            ),
+            trees=trees,
+        )
+
+    def _runs(self, variable: str, tile: slice, chosen: Sequence[int]) -> NDArray:
+        """Load [chosen seed, finetune_seed, epoch, kept instance], chunk by chunk.
+
+        Of the probabilities of all labels, the gold one's.
+        """
+        array = self.reader.arrays[variable]
+        finetune, epoch = array.chunks[3:5]
+        dtype = np.bool_ if variable == "correct" else np.float32
+        result = np.empty((len(chosen), *array.shape[3:5], len(self.local)), dtype)
+        for f in range(0, array.shape[3], finetune):
+            for e in range(0, array.shape[4], epoch):
+                at = (slice(f, f + finetune), slice(e, e + epoch))
+                with self.reader.readable(variable):
+                    loaded = np.asarray(array[(self.reader.position, self.instances, tile, *at)])
+                into = result[(slice(None), *at)]
+                self._choose(loaded, [seed - tile.start for seed in chosen], into)
+        return result
+
+    def _choose(self, loaded: NDArray, chosen: Sequence[int], into: NDArray) -> None:
+        """Copy kept instances, chosen seeds and gold labels of a loaded chunk."""
+        _, seeds, *run_axes = loaded.shape[:4]
+        runs = int(np.prod(run_axes))
+        labels = loaded.shape[4] if loaded.ndim == 5 else 1
+        flat = loaded.reshape(-1)
+        # Positions in flat memory: numpy's own indexing by label takes three times as long.
+        first = self.local * (seeds * runs * labels)
+        gold = self.gold if loaded.ndim == 5 else None
+        if gold is not None:
+            first = first + np.maximum(gold, 0)
+        for number, seed in enumerate(chosen):
+            for run, at in enumerate(np.ndindex(*run_axes)):
+                target = into[number, *at]
+                offset = (seed * runs + run) * labels
+                target[:] = flat.take(first + offset if offset else first)
+                if gold is not None and (gold == NOT_ENTAILMENT_INDEX).any():
+                    two_class = np.flatnonzero(gold == NOT_ENTAILMENT_INDEX)
+                    row = self.local[two_class] * (seeds * runs * labels) + offset
+                    entailment = flat.take(row + self.reader.labels.index(ENTAILMENT))
+                    target[two_class] = 1 - entailment.astype(target.dtype)
