@@ -29,11 +29,13 @@ def main() -> None:
 def run_command(config: Path, workers: int | None) -> None:
     """Predict with the finetuned classifiers of CONFIG; does only what is missing."""
     # Here, so that the other commands work where TensorFlow is not installed.
-    from predict.run import predict_experiment
     from pretrain.command import open_experiment
-    from pretrain.workers import default_workers
 
     experiment = open_experiment(config, "predict")
+
+    from predict.run import predict_experiment
+    from pretrain.workers import default_workers
+
     predict_experiment(experiment, workers or default_workers())
 
 

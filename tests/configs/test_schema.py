@@ -1,0 +1,215 @@
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from click.testing import CliRunner
+
+from configs.errors import InputError
+from configs.schema import Experiment, load_experiment
+from pretrain.command import main as pretrain
+from tests.experiments import REPOSITORY, run_stage, small, write_config
+
+ABSENT = object()
+
+
+def changed(experiment: dict[str, Any], field: str, value: Any) -> dict[str, Any]:
+    """Return a copy with one field, named by its dotted path, set or taken out."""
+    experiment = copy.deepcopy(experiment)
+    *path, last = [int(part) if part.isdigit() else part for part in field.split(".")]
+    part: Any = experiment
+    for key in path:
+        part = part[key]
+    if value is ABSENT:
+        del part[last]
+    else:
+        part[last] = value
+    return experiment
+
+
+# What is set where, and what the one line must name.
+REFUSED = [
+    ("pretrainings", {}, "pretrainings: unknown key"),
+    ("pretraining.step", 3, "pretraining.step: unknown key"),
+    ("sizes.1.head", 2, "sizes.1.head: unknown key"),
+    ("tasks.0.evaluation.dev.texta", "a", "tasks.0.evaluation.dev.texta: unknown key"),
+    ("pretraining.optimizer", {"beta1": 0.9}, "pretraining.optimizer.beta1: unknown key"),
+    ("finetuning", ABSENT, "finetuning: Field required"),
+    ("pretraining.steps", "many", "pretraining.steps: "),
+    ("pretraining.steps", 10.5, "pretraining.steps: "),
+    ("pretraining.steps", True, "pretraining.steps: true is a truth value"),
+    ("pretraining.steps", 0, "pretraining.steps: "),
+    ("pretraining.learning_rate", float("inf"), "pretraining.learning_rate: "),
+    ("pretraining.learning_rate", float("nan"), "pretraining.learning_rate: "),
+    ("pretraining.dropout", 1.0, "pretraining.dropout: "),
+    ("pretraining.masked_share", 0, "pretraining.masked_share: "),
+    ("pretraining.short_share", 1.1, "pretraining.short_share: "),
+    ("world.wrong_labels", -0.1, "world.wrong_labels: "),
+    ("vocabulary.lowercase", "maybe", "vocabulary.lowercase: "),
+    ("sizes", {"name": "mini"}, "sizes: "),
+    ("sizes", [], "sizes: "),
+    ("sizes.0.name", "a/b", "sizes.0.name: "),
+    ("sizes.1.heads", 3, "sizes.1: hidden: 16 is not divisible by the number of heads, 3"),
+    ("sizes.1.name", "mini", "sizes: the name 'mini' is given twice"),
+    ("pretraining.seeds", 3, "pretraining.seeds: 3 is odd"),
+    ("pretraining.seeds", 0, "pretraining.seeds: "),
+    ("pretraining.warmup_steps", 60, "pretraining: warmup_steps: 60 must be less than steps, 60"),
+    ("pretraining.max_masked", 24, "pretraining: max_masked: 24 must be less"),
+    ("finetuning.checkpoints", [4, 3], "finetuning: checkpoints: "),
+    ("finetuning.checkpoints", [3, 3], "finetuning: checkpoints: "),
+    ("finetuning.checkpoints", [3, 4.5], "finetuning: checkpoints: 4.5 is after the last epoch, 4"),
+    ("finetuning.checkpoints", ["ten thirds"], "finetuning.checkpoints.0: 'ten thirds' is not"),
+    ("finetuning.checkpoints", ["10/0"], "finetuning.checkpoints.0: "),
+    ("finetuning.checkpoints", [True], "finetuning.checkpoints.0: true is a truth value"),
+    ("finetuning.checkpoints", [], "finetuning.checkpoints: "),
+    (
+        "finetuning.search",
+        {"batch_sizes": [8], "learning_rates": [0.1]},
+        "finetuning: search: chooses batch_size and learning_rate",
+    ),
+    ("finetuning.batch_size", ABSENT, "finetuning: give batch_size and learning_rate, or search"),
+    ("finetuning.shuffle", {"buffer": 1}, "finetuning.shuffle"),
+    ("finetuning.sequence_length", 25, "finetuning.sequence_length: 25 is longer than the 24"),
+    ("tasks.0.labels", ["one", "one"], "tasks.0: labels: a label is given twice"),
+    ("tasks.0.labels", ["one"], "tasks.0.labels: "),
+    ("tasks.0.evaluation", {}, "tasks.0: evaluation: name at least one"),
+    ("tasks.0.folds", 1, "tasks.0.folds: "),
+    ("tasks.0.train.field", "predict", "tasks.0.train: field: only the json builder"),
+    ("tasks.0.train", {"path": "json"}, "tasks.0.train: data_files: the builder 'json' needs"),
+    ("corpus.sources", [{"path": "text"}], "corpus.sources.0: data_files: the builder 'text'"),
+    ("vocabulary", {}, "vocabulary: give either size"),
+    ("vocabulary.file", "vocab.txt", "vocabulary: give either size"),
+    ("world", ABSENT, "world: a source has path 'world', so describe the world"),
+    ("prediction", {"probability": "float64"}, "prediction.probability: "),
+]
+
+
+@pytest.mark.parametrize(("field", "value", "message"), REFUSED)
+def test_a_bad_field_is_refused_by_name(
+    tmp_path: Path, field: str, value: Any, message: str
+) -> None:
+    output = tmp_path / "out"
+    config = write_config(tmp_path / "bad.yaml", changed(small(output), field, value))
+    result = CliRunner().invoke(pretrain, [str(config)])
+    assert result.exit_code == 2
+    assert result.stderr.count("\n") == 1
+    assert result.stderr.startswith(f"Error: {config}: {message}")
+    assert not output.exists()
+
+
+def test_the_experiment_that_the_bad_ones_are_made_from_is_fine() -> None:
+    assert Experiment.model_validate(small("out")).name == "small"
+
+
+def test_search_asks_for_no_more_pretraining_seeds_than_there_are() -> None:
+    experiment = small("out")
+    del experiment["finetuning"]["batch_size"], experiment["finetuning"]["learning_rate"]
+    search = {"batch_sizes": [8], "learning_rates": [0.1], "pretraining_seeds": 2}
+    experiment["finetuning"]["search"] = search
+    assert Experiment.model_validate(experiment).finetuning.search is not None
+    search["pretraining_seeds"] = 3
+    with pytest.raises(ValueError, match=r"finetuning\.search\.pretraining_seeds: 3 is more"):
+        Experiment.model_validate(experiment)
+
+
+def test_folds_take_the_name_train() -> None:
+    experiment = small("out")
+    task = experiment["tasks"][0]
+    task["folds"] = 2
+    task["evaluation"] = {"train": task["evaluation"]["dev"]}
+    with pytest.raises(ValueError, match=r"evaluation\.train: with folds"):
+        Experiment.model_validate(experiment)
+
+
+def test_two_problems_make_one_line(tmp_path: Path) -> None:
+    experiment = changed(changed(small("out"), "pretraining.seeds", 3), "finetuning.epochs", "x")
+    with pytest.raises(InputError, match=r"pretraining\.seeds: .* \(and 1 more\)$"):
+        load_experiment(write_config(tmp_path / "bad.yaml", experiment))
+
+
+@pytest.mark.parametrize("stage", ["pretrain", "finetune", "predict"])
+def test_each_stage_refuses_in_one_line_without_traceback(tmp_path: Path, stage: str) -> None:
+    config = write_config(tmp_path / "bad.yaml", changed(small("out"), "pretraining.seeds", 5))
+    result = run_stage(stage, config)
+    assert result.returncode == 2
+    assert result.stdout == ""
+    assert result.stderr.startswith(f"Error: {config}: pretraining.seeds: 5 is odd")
+    assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "cannot be read (No such file or directory)"),
+        (b"\xff\xfe", "cannot be read (not UTF-8 text)"),
+        (b"name: x\nsizes: [1, 2\noutput: y\n", "line 3: not valid YAML"),
+        (b"- name\n", "an experiment is a mapping of fields"),
+        (b"", "an experiment is a mapping of fields"),
+    ],
+)
+def test_what_is_no_experiment_is_refused(
+    tmp_path: Path, content: bytes | None, message: str
+) -> None:
+    path = tmp_path / "experiment.yaml"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(InputError) as caught:
+        load_experiment(path)
+    assert str(path) in caught.value.message
+    assert message in caught.value.message
+    assert "\n" not in caught.value.message
+
+
+def test_pocket_is_five_sizes_on_embedded_data() -> None:
+    pocket = load_experiment(REPOSITORY / "configs" / "pocket.yaml")
+    assert len(pocket.sizes) == 5
+    assert pocket.pretraining.seeds >= 6
+    assert pocket.finetuning.seeds >= 3
+    assert {source.path for source in pocket.sources()} == {"world"}
+    assert pocket.world is not None
+    assert pocket.world.wrong_labels == 0.04
+    parameters = [size.layers * size.hidden**2 for size in pocket.sizes]
+    assert parameters == sorted(parameters)
+
+
+def test_paper_is_what_section_2_and_appendix_a_say() -> None:
+    paper = load_experiment(REPOSITORY / "configs" / "paper.yaml")
+    shapes = {size.name: (size.layers, size.hidden) for size in paper.sizes}
+    assert shapes == {
+        "mini": (4, 256),
+        "small": (4, 512),
+        "medium": (8, 512),
+        "base": (12, 768),
+        "large": (24, 1024),
+    }
+    assert {size.hidden // size.heads for size in paper.sizes} == {64}
+    assert (paper.pretraining.seeds, paper.finetuning.seeds) == (10, 5)
+    assert paper.pretraining.steps == 2_000_000
+    assert paper.pretraining.sequence_length == 128
+    assert [task.name for task in paper.tasks] == ["mnli", "qqp", "sst-2"]
+    search = paper.finetuning.search
+    assert search is not None
+    assert search.batch_sizes == [16, 32, 64]
+    assert search.learning_rates == [1e-4, 5e-5, 3e-5]
+    assert search.held_out == 0.2
+    assert paper.finetuning.epochs == 4
+    assert paper.finetuning.checkpoints == [3, 10 / 3, 11 / 3, 4]
+    assert not paper.pretraining.optimizer.bias_correction
+    assert not paper.finetuning.optimizer.bias_correction
+
+
+def test_a_fraction_is_the_nearest_float(tmp_path: Path) -> None:
+    experiment = changed(small("out"), "finetuning.checkpoints", ["10/3", "11 / 3", 4])
+    loaded = load_experiment(write_config(tmp_path / "x.yaml", experiment))
+    assert loaded.finetuning.checkpoints == [10 / 3, 11 / 3, 4.0]
+
+
+def test_a_rate_that_yaml_reads_as_text_is_a_number(tmp_path: Path) -> None:
+    # YAML 1.1 takes 1e-4 for text because it lacks a dot.
+    text = yaml.safe_dump(small("out")).replace("learning_rate: 0.002", "learning_rate: 1e-4")
+    path = tmp_path / "x.yaml"
+    path.write_text(text)
+    assert load_experiment(path).pretraining.learning_rate == 1e-4

@@ -1,0 +1,108 @@
+"""Small experiments for tests, and ways to run the stages on them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from configs.schema import Experiment
+
+REPOSITORY = Path(__file__).parents[1]
+
+
+def small(output: Path | str, **parts: dict[str, Any]) -> dict[str, Any]:
+    """Return an experiment that runs in seconds; `parts` change or add to its parts."""
+    source = {"path": "world", "name": "inference"}
+    experiment: dict[str, Any] = {
+        "name": "small",
+        "output": str(output),
+        "world": {"kinds": 4, "members": 2, "documents": 60, "train": 80, "evaluation": 50},
+        "corpus": {"sources": [{"path": "world", "name": "corpus", "sentences": "lines"}]},
+        "vocabulary": {"size": 150},
+        "sizes": [
+            {"name": "mini", "layers": 1, "hidden": 8, "heads": 1},
+            {"name": "base", "layers": 1, "hidden": 16, "heads": 2},
+        ],
+        "pretraining": {
+            "seeds": 2,
+            "steps": 60,
+            "batch_size": 8,
+            "sequence_length": 24,
+            "max_masked": 4,
+            "learning_rate": 0.002,
+            "warmup_steps": 6,
+            "dropout": 0.1,
+            "checkpoint_every": 10,
+        },
+        "tasks": [
+            {
+                "name": "inference",
+                "labels": ["contradiction", "entailment", "neutral"],
+                "train": {**source, "split": "train"},
+                "evaluation": {"dev": {**source, "split": "evaluation"}},
+            }
+        ],
+        "finetuning": {
+            "seeds": 2,
+            "epochs": 4,
+            "checkpoints": [3, 4],
+            "sequence_length": 20,
+            "batch_size": 8,
+            "learning_rate": 0.002,
+            "dropout": 0.1,
+            "checkpoint_every": 10,
+        },
+    }
+    for part, changed in parts.items():
+        experiment[part] = {**experiment.get(part, {}), **changed}
+    return experiment
+
+
+def small_experiment(output: Path | str, **parts: dict[str, Any]) -> Experiment:
+    """Return `small` after validation."""
+    return Experiment.model_validate(small(output, **parts))
+
+
+def write_config(path: Path, experiment: dict[str, Any]) -> Path:
+    """Write an experiment as YAML."""
+    path.write_text(yaml.safe_dump(experiment), encoding="utf-8")
+    return path
+
+
+def command(stage: str, config: Path, *options: str) -> list[str]:
+    """Command line of a stage."""
+    words = ["predict", "run"] if stage == "predict" else [stage]
+    return [sys.executable, "-m", *words, str(config), *options]
+
+
+def environment() -> dict[str, str]:
+    """Return the environment in which a stage finds the project from any folder."""
+    return {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+
+
+def run_stage(
+    stage: str, config: Path, *options: str, cwd: Path | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run a stage in a process of its own, to its end."""
+    return subprocess.run(
+        command(stage, config, *options),
+        cwd=cwd or config.parent,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    """Bytes of every file under a folder, by relative path."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
