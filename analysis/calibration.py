@@ -1,0 +1,244 @@
+"""How often the lower confidence bound holds, in simulations with known decaying fractions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import expit
+
+from analysis.confidence_bound import confidence_bound
+from analysis.counts import Counts
+from analysis.decay import decay_bound, decay_curves
+from analysis.intervals import repeated_draws
+from analysis.joint_counts import joint_counts, replaced_counts
+from analysis.multisets import multisets
+from analysis.resampling import Resampling, gaps_of_counts, resample_ensembles, resample_runs
+
+INSTANCE_SEED = 1
+"""Seed of the instances' difficulties, which are the same in all simulations of a scenario."""
+
+TOLERANCE = 1e-12
+"""Rounding error up to which a bound counts as not above what it bounds."""
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """A distribution of prediction tensors of two sizes.
+
+    The logit of an instance's accuracy is normal with mean 1 and standard deviation 2; a decaying
+    instance's is lower by 2 for the larger size.
+
+    Attributes
+    ----------
+    name : str
+        What it stands for.
+    seeds : int
+        Pretraining seeds of each size, even.
+    runs : int
+        Finetuning runs of each; 1 stands for ensembles.
+    decaying : float
+        Fraction of instances that decay.
+    improving : float
+        Rise of the logit of all other instances.
+    ability : float
+        Standard deviation of a seed's effect on the logits of all instances at once.
+    failing : float
+        Probability that a seed fails: its logits are lower by 3.
+    instance_effect : float
+        Standard deviation of a pretraining seed's effect on the logit of one instance, which its
+        runs share.
+    groups : int
+        If not 0, the instances fall into so many groups, and a model is right on all instances of
+        a group or on none, with probability 0.7 for either size.
+    all_or_none : bool
+        The counter-example to Theorem 1 for runs: accuracy 0.9 everywhere, runs of the smaller
+        size independent, and those of a pretraining seed of the larger size all right or all
+        wrong.
+    """
+
+    name: str
+    seeds: int
+    runs: int = 1
+    decaying: float = 0.0
+    improving: float = 0.0
+    ability: float = 0.0
+    failing: float = 0.0
+    instance_effect: float = 0.0
+    groups: int = 0
+    instances: int = 500
+    all_or_none: bool = False
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What happened in the simulations of one scenario.
+
+    Attributes
+    ----------
+    scenario : Scenario
+    decaying : float
+        True decaying fraction.
+    expected_gap : float
+        Largest expected gap over the thresholds, at least 0, of independent predictions: what
+        Theorem 1 allows to claim. Estimated by the mean over the simulations.
+    bound : float
+        Mean of the published bound.
+    bound_above : float
+        Share of simulations whose published bound is above the decaying fraction.
+    lower : float
+        Mean of the lower confidence bound.
+    coverage : float
+        Share of simulations whose lower confidence bound is at most the decaying fraction.
+    coverage_of_gap : float
+        Share of simulations whose lower confidence bound is at most `expected_gap`, a stricter
+        demand.
+    """
+
+    scenario: Scenario
+    decaying: float
+    expected_gap: float
+    bound: float
+    bound_above: float
+    lower: float
+    coverage: float
+    coverage_of_gap: float
+
+
+def simulate(
+    scenario: Scenario, random: np.random.Generator
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8], float]:
+    """Draw the right runs of both sizes.
+
+    Parameters
+    ----------
+    scenario : Scenario
+    random : numpy.random.Generator
+        Draws everything but the instances' difficulties.
+
+    Returns
+    -------
+    smaller, larger : ndarray of uint8, each of shape [instance, seed]
+        Right runs, 0..`scenario.runs`.
+    decaying : float
+        True fraction of decaying instances. Both sizes have the same distribution of effects, so
+        that an instance decays where its logit is lower.
+    """
+    instances = scenario.instances
+    shape = (instances, scenario.seeds)
+    if scenario.all_or_none:
+        smaller = random.binomial(scenario.runs, 0.9, shape)
+        larger = scenario.runs * random.binomial(1, 0.9, shape)
+        return smaller.astype(np.uint8), larger.astype(np.uint8), 0.0
+    if scenario.groups:
+        group = np.arange(instances) * scenario.groups // instances
+        sides = random.binomial(1, 0.7, (2, scenario.groups, scenario.seeds))[:, group]
+        return sides[0].astype(np.uint8), sides[1].astype(np.uint8), 0.0
+    logit = np.random.default_rng(INSTANCE_SEED).normal(1.0, 2.0, (instances, 1))
+    decaying = np.arange(instances) < round(scenario.decaying * instances)
+    change = np.where(decaying, -2.0, scenario.improving)[:, None]
+    drawn = []
+    for logits in (logit, logit + change):
+        effect = scenario.ability * random.normal(size=(1, scenario.seeds))
+        effect = effect - 3.0 * (random.random((1, scenario.seeds)) < scenario.failing)
+        own = scenario.instance_effect * random.normal(size=shape)
+        drawn.append(random.binomial(scenario.runs, expit(logits + effect + own)))
+    return drawn[0].astype(np.uint8), drawn[1].astype(np.uint8), float(decaying.mean())
+
+
+def calibrate(
+    scenario: Scenario,
+    simulations: int,
+    replicates: int,
+    seed: int,
+    advance: Callable[[int], Hashable] = lambda _: None,
+) -> Calibration:
+    """Simulate a scenario and count how often the lower confidence bound holds.
+
+    Parameters
+    ----------
+    scenario : Scenario
+    simulations : int
+        Number of simulated tensors.
+    replicates : int
+        Replicates of the Multi-Bootstrap of each.
+    seed : int
+        Seed of all draws.
+    advance : callable, optional
+        Told 1 after each simulation (for a progress bar).
+
+    Returns
+    -------
+    Calibration
+    """
+    random = np.random.Generator(np.random.Philox(seed))
+    bounds, lowers, gaps = [], [], []
+    truth = 0.0
+    for number in range(simulations):
+        smaller, larger, truth = simulate(scenario, random)
+        curves = decay_curves(multisets(smaller), multisets(larger), scenario.runs)
+        bounds.append(decay_bound(curves).bound)
+        resampling = Resampling(replicates, seed + number)
+        found = bound_of_counts(smaller, larger, scenario.runs, resampling)
+        lowers.append(found[0])
+        gaps.append(found[1])
+        advance(1)
+    lower = np.array(lowers)
+    expected = max(float(np.mean(gaps, axis=0).max()), 0.0)
+    return Calibration(
+        scenario=scenario,
+        decaying=truth,
+        expected_gap=expected,
+        bound=float(np.mean(bounds)),
+        bound_above=float(np.mean(np.array(bounds) > truth + TOLERANCE)),
+        lower=float(lower.mean()),
+        coverage=float(np.mean(lower <= truth + TOLERANCE)),
+        coverage_of_gap=float(np.mean(lower <= expected + TOLERANCE)),
+    )
+
+
+def bound_of_counts(
+    smaller: NDArray[np.unsignedinteger],
+    larger: NDArray[np.unsignedinteger],
+    runs: int,
+    resampling: Resampling,
+) -> tuple[float, NDArray[np.float64]]:
+    """Compute the lower confidence bound on the fraction that decays between two sizes.
+
+    Parameters
+    ----------
+    smaller, larger : ndarray of unsigned int, each of shape [instance, seed]
+        Right runs, 0..`runs`, of an even number of seeds.
+    runs : int
+        Runs of one pretraining seed.
+    resampling : Resampling
+
+    Returns
+    -------
+    lower : float
+    gaps : ndarray of float64, shape [threshold]
+        At the thresholds t < 0, with one run of each seed.
+    """
+    instances, seeds = smaller.shape
+    counts = Counts(("smaller", "larger"), (tuple(range(seeds)),) * 2, (smaller, larger), runs)
+    resample = resample_ensembles if runs == 1 else resample_runs
+    drawn = resample(counts, (0, 1), seeds, resampling)[0, 1].counts
+    whole, replaced, replicates = (
+        gaps_of_counts(joint_counts(smaller, larger, runs) / instances)[0],
+        [
+            gaps_of_counts(side / instances)[0]
+            for side in replaced_counts((smaller, larger), runs)[0, 1]
+        ],
+        gaps_of_counts(drawn)[0],
+    )
+    repeats = [repeated_draws(resampling.seed_weights(size, seeds)) for size in (0, 1)]
+    found = confidence_bound(
+        whole[:seeds],
+        (replaced[0][:, :seeds], replaced[1][:, :seeds]),
+        replicates[:, :seeds],
+        np.column_stack(repeats),
+        seeds,
+    )
+    return found.lower, whole[:seeds]

@@ -1,0 +1,230 @@
+"""Write docs/validation.md: 10 finetuning runs against 100 others of the same architecture."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy import stats
+
+from analysis.intervals import interval, repeated_draws
+from analysis.multibootstrap import draw_indices, weights_of
+from analysis.seed_moments import count_moments, resample_differences
+from configs.errors import InputError
+from predict.store import open_store
+
+DOCUMENT = Path(__file__).parents[1] / "docs" / "validation.md"
+REPLICATES = 2000
+
+PAGE = """\
+# Ten runs against a hundred others
+
+An outside check of the estimates of finetuning noise. The store holds {runs} finetuning runs of one
+pretrained BERT-base on MNLI's matched development set (logits published with Zhou et al., 2020).
+McCoy et al. (2020) finetuned the same pretrained model 100 times with other code and seeds, and
+published how many runs were right on each instance. Both are unbiased for the same quantities if
+finetuning was the same. This page is written by
+
+    python -m scripts.validate_against_100_runs STORE CSV
+
+on {instances} instances that are in both.
+
+{grid}
+
+- **Finetuning variance**: the sample variance of right or wrong between runs, averaged over
+  instances (`analysis.variance`).
+- **Pair disagreement**: the share of instances on which two runs differ, averaged over all pairs of
+  runs (`analysis.seed_differences`). For 0/1 predictions of one pretraining seed it is exactly
+  twice the finetuning variance, so that the two rows are one comparison.
+- **Bias² + pretraining variance**: with one pretraining seed the two cannot be told apart; this is
+  the loss less the finetuning variance.
+- In brackets are 95% percentile intervals from {replicates} resamples of the instances, the same
+  ones on both sides for the difference. They hold the noise of the runs that is independent between
+  instances, but not what moves all instances of a run together.
+- The {runs} runs themselves resampled (`analysis.seed_moments`, `analysis.intervals`), instances
+  kept: pair disagreement {disagreement:.4f} [{low:.4f}, {high:.4f}]. Which runs of the hundred were
+  right together is not published, so their side has no such interval.
+- On {agreeing:.1%} of the instances the number of right runs out of {runs} agrees with the other
+  runs (two-sided beta-binomial p-value of at least 0.05, uniform prior on the rate).
+
+{verdict}
+"""
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """One estimate from both sources, per instance.
+
+    Attributes
+    ----------
+    name : str
+    ours, theirs : ndarray of float64, shape [instance]
+    """
+
+    name: str
+    ours: NDArray[np.float64]
+    theirs: NDArray[np.float64]
+
+
+@click.command()
+@click.argument("store", type=click.Path(path_type=Path))
+@click.argument("counts", metavar="CSV", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), default=DOCUMENT)
+def main(store: Path, counts: Path, out: Path) -> None:
+    """Compare finetuning noise in STORE with the counts of other runs in CSV.
+
+    CSV has the columns guid, runs and correct.
+    """
+    opened = open_store(store)
+    guid = opened["guid"].values.astype(object)
+    others = read_counts(counts)
+    if opened.sizes["size"] != 1 or opened.sizes["pretrain_seed"] != 1:
+        raise InputError(f"{store}: give a store with one size and one pretraining seed")
+    last = opened.isel(size=0, pretrain_seed=0, epoch=-1)
+    finished = last["finished"].values
+    if finished.sum() < 2:
+        raise InputError(f"{store}: fewer than two finished runs; finish its import")
+    position = pd.Index(guid).get_indexer(pd.Index(others["guid"]))
+    if (position < 0).all():
+        raise InputError(f"{counts}: no instance of {store} is in it; give the counts of its task")
+    kept = position >= 0
+    text = page(
+        last["correct"].values[position[kept]][:, finished],
+        others["correct"].to_numpy()[kept],
+        others["runs"].to_numpy()[kept],
+    )
+    out.parent.mkdir(parents=True, exist_ok=True)
+    beside = out.with_name(f".{out.name}.part")
+    beside.write_text(text, encoding="utf-8")
+    beside.replace(out)
+    click.echo(f"{out}: {int(kept.sum())} instances compared")
+
+
+def read_counts(path: Path) -> pd.DataFrame:
+    """Read counts of right runs.
+
+    Parameters
+    ----------
+    path : Path
+        A CSV file with columns guid, runs, correct.
+
+    Returns
+    -------
+    DataFrame
+
+    Raises
+    ------
+    InputError
+        If it cannot be read, lacks a column or has impossible counts.
+    """
+    try:
+        frame = pd.read_csv(path)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read ({error}); give a CSV file") from error
+    missing = [name for name in ("guid", "runs", "correct") if name not in frame]
+    if missing:
+        raise InputError(f"{path}: no column {', '.join(missing)}; it needs guid, runs, correct")
+    if not ((frame["runs"] > 1) & frame["correct"].between(0, frame["runs"])).all():
+        raise InputError(f"{path}: `correct` must be 0 to `runs`, and `runs` at least 2")
+    return frame
+
+
+def noise(right: NDArray[np.int64], runs: NDArray[np.int64] | int) -> NDArray[np.float64]:
+    """Unbiased finetuning variance of each instance, from its number of right runs."""
+    return right * (runs - right) / (runs * (np.asarray(runs) - 1.0))
+
+
+def page(
+    correct: NDArray[np.bool_], theirs: NDArray[np.int64], their_runs: NDArray[np.int64]
+) -> str:
+    """Write the page.
+
+    Parameters
+    ----------
+    correct : ndarray of bool, shape [instance, run]
+        Whether each run is right.
+    theirs, their_runs : ndarray of int64, each of shape [instance]
+        Right runs of other runs of the same instances, and their number.
+
+    Returns
+    -------
+    str
+        Markdown.
+    """
+    runs = correct.shape[1]
+    ours = correct.sum(axis=1, dtype=np.int64)
+    first, second = noise(ours, runs), noise(theirs, their_runs)
+    quantities = (
+        Quantity("Finetuning variance", first, second),
+        Quantity("Pair disagreement", 2 * first, 2 * second),
+        Quantity("Accuracy", ours / runs, theirs / their_runs),
+        Quantity(
+            "Bias² + pretraining variance",
+            1 - ours / runs - first,
+            1 - theirs / their_runs - second,
+        ),
+    )
+    instances = len(ours)
+    weights = weights_of(draw_indices(instances, REPLICATES, (0,)), instances) / instances
+    rows = []
+    for quantity in quantities:
+        cells = []
+        for values in (quantity.ours, quantity.theirs, quantity.ours - quantity.theirs):
+            low, high = np.quantile(values @ weights, [0.025, 0.975])
+            cells.append(f"{values.mean():.4f} [{low:.4f}, {high:.4f}]")
+        ratio = quantity.ours.mean() / quantity.theirs.mean()
+        rows.append(f"| {quantity.name} | {' | '.join(cells)} | {ratio:.3f} |")
+    head = f"| | {runs} runs | {int(their_runs.max())} other runs | difference | ratio |"
+    p_value = _agreement(ours, runs, theirs, their_runs)
+    disagreement, over_runs = _run_interval(correct)
+    difference = first - second
+    low, high = np.quantile(difference @ weights, [0.025, 0.975])
+    covered = "contains" if low <= 0 <= high else "does not contain"
+    verdict = (
+        f"The interval of the difference in finetuning variance {covered} 0. The estimate from "
+        f"{runs} runs is {abs(first.mean() / second.mean() - 1):.1%} "
+        f"{'below' if first.mean() < second.mean() else 'above'} that from the others. "
+        f"The accuracies differ by {abs(quantities[2].ours.mean() - quantities[2].theirs.mean()):.2%}, "
+        "so that finetuning was not quite the same."
+    )
+    return PAGE.format(
+        runs=runs,
+        instances=f"{instances:,}",
+        grid="\n".join([head, "| --- | --- | --- | --- | --- |", *rows]),
+        replicates=f"{REPLICATES:,}",
+        disagreement=disagreement,
+        low=over_runs[0],
+        high=over_runs[1],
+        agreeing=float(np.mean(p_value >= 0.05)),
+        verdict=verdict,
+    )
+
+
+def _run_interval(correct: NDArray[np.bool_]) -> tuple[float, tuple[float, float]]:
+    """Pair disagreement and its interval over resampled runs."""
+    runs = correct.shape[1]
+    moments = count_moments(correct.astype(np.int64), 1)
+    estimate = float(resample_differences(moments, 1, np.ones((runs, 1))).diff_pretrain[0])
+    weights = weights_of(draw_indices(runs, REPLICATES, (1,)), runs)
+    replicates = resample_differences(moments, 1, weights).diff_pretrain
+    low, high = interval(estimate, replicates, repeated_draws(weights), runs, (0, 1))
+    return estimate, (float(low), float(high))
+
+
+def _agreement(
+    ours: NDArray[np.int64],
+    runs: int,
+    theirs: NDArray[np.int64],
+    their_runs: NDArray[np.int64],
+) -> NDArray[np.float64]:
+    """Two-sided p-value of our count, given the other runs of the same instance."""
+    given = stats.betabinom(runs, theirs + 1, their_runs - theirs + 1)
+    return np.minimum(2 * np.minimum(given.cdf(ours), given.sf(ours - 1)), 1.0)
+
+
+if __name__ == "__main__":
+    main()
