@@ -159,10 +159,10 @@ def _correlation(
     for values in (first, second):
         mean = np.bincount(bucket, weights=values, minlength=buckets) / total
         deviations.append(values - mean[bucket])
-        lowest, highest = np.full(buckets, np.inf), np.full(buckets, -np.inf)
-        np.minimum.at(lowest, bucket, values)
-        np.maximum.at(highest, bucket, values)
-        constant |= lowest >= highest
+        # Any one value of each bucket, against which the others are compared exactly.
+        one = np.zeros(buckets, dtype=values.dtype)
+        one[bucket] = values
+        constant |= np.bincount(bucket, weights=values != one[bucket], minlength=buckets) == 0
     a, b = deviations
     defined = (instances >= FEWEST) & ~constant
     products = [
