@@ -1,0 +1,53 @@
+"""Training state shared by the tests of the pretraining stage."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import tensorflow as tf
+
+from configs.schema import Experiment
+from pretrain.corpus import open_corpus, tokenize_corpus
+from pretrain.engine import Engine
+from pretrain.sources import documents
+from pretrain.stage import PairBatches, build_engine
+from pretrain.wordpiece import build_tokenizer, train_vocabulary
+from tests.experiments import small_experiment
+
+tf.config.experimental.enable_op_determinism()
+
+
+@dataclass(frozen=True)
+class Training:
+    """What a training run needs: an experiment, its vocabulary, batches and an engine."""
+
+    experiment: Experiment
+    vocabulary: list[str]
+    batches: PairBatches
+    engine: Engine
+
+    def new_engine(self) -> Engine:
+        """Build another engine, as another process would."""
+        return build_engine(self.experiment, self.experiment.sizes[1], len(self.vocabulary))
+
+
+@pytest.fixture(scope="session")
+def training(tmp_path_factory: pytest.TempPathFactory) -> Training:
+    output = tmp_path_factory.mktemp("training")
+    experiment = small_experiment(output)
+    vocabulary = train_vocabulary(
+        lambda: (one for document in corpus_of(experiment) for one in document),
+        size=150,
+        lowercase=True,
+    )
+    tokenizer = build_tokenizer(vocabulary, lowercase=True)
+    tokenize_corpus(corpus_of(experiment), tokenizer, Path(output) / "corpus")
+    batches = PairBatches(experiment, open_corpus(Path(output) / "corpus"), vocabulary)
+    engine = build_engine(experiment, experiment.sizes[1], len(vocabulary))
+    return Training(experiment, vocabulary, batches, engine)
+
+
+def corpus_of(experiment: Experiment) -> list[list[str]]:
+    return list(documents(experiment.corpus, experiment.world))
