@@ -200,9 +200,11 @@ def resample_std_accuracy(
     -------
     ndarray of float64, shape [replicate]
         The variance is the average over pairs of runs of half their squared difference; NaN where
-        a replicate has drawn one seed only, unless there are no other seeds.
+        a replicate has drawn one seed only.
     """
     seeds, runs = run_accuracy.shape
+    if seeds < 2:
+        return np.full(weights.shape[1], np.nan)
     pairs = seeds * runs * (seeds * runs - 1)
     within = 0.0
     if runs > 1:
