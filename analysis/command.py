@@ -291,7 +291,7 @@ def _write(
     headlines: Sequence[str],
     notes: Sequence[str],
 ) -> None:
-    figures = list(all_figures(tasks, comparisons))
+    figures = list(all_figures(tasks, comparisons, tables))
     files: dict[str, bytes] = {}
     for table in tables:
         # Pandas writes the shortest text that reads back as the same number; NaN as nothing.

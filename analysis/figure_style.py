@@ -8,6 +8,7 @@ from io import BytesIO
 from typing import Any
 
 import matplotlib as mpl
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_pdf import FigureCanvasPdf
@@ -18,6 +19,11 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 OBSERVED = "#0072B2"
 BASELINE = "#D55E00"
 MARK = "#222222"
+DASHED = (0, (4, 1.5))
+
+# Sizes have an order, and so have the colours: from light (smallest) to dark, which grey keeps.
+SIZE_COLOURS = "viridis_r"
+SIZE_DASHES: tuple[Any, ...] = ("-", (0, (5, 1.2)), (0, (3, 1, 1, 1)), (0, (1.5, 1)))
 
 COLUMN_WIDTH = 3.3
 """Width of one column, in inches."""
@@ -62,6 +68,22 @@ def new_figure(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), layout="constrained")
 
 
+def minus(text: str) -> str:
+    """Typeset the hyphens of numbers as minus signs."""
+    return text.replace("-", "\N{MINUS SIGN}")
+
+
+def size_styles(sizes: int) -> list[dict[str, Any]]:
+    """Choose a line for each size, smallest first: neighbours differ in lightness and dashes."""
+    # The lightest yellow could not be seen on white.
+    positions = np.linspace(0.12, 1.0, sizes) if sizes > 1 else [1.0]
+    colours = mpl.colormaps[SIZE_COLOURS](positions)
+    return [
+        {"color": tuple(colour), "linestyle": SIZE_DASHES[(sizes - 1 - number) % 4]}
+        for number, colour in enumerate(colours)
+    ]
+
+
 def set_log_density(axes: Axes, smallest: float, largest: float) -> None:
     """Give an axis of densities a logarithmic scale that shows all of them, in plain numbers."""
     bottom, top = smallest / 2, 1.6 * largest
@@ -73,8 +95,18 @@ def set_log_density(axes: Axes, smallest: float, largest: float) -> None:
     axes.yaxis.set_minor_formatter(NullFormatter())
 
 
+def _lay_out(figure: Figure) -> None:
+    """Place axes and labels once, for both formats: it takes longer than to draw them."""
+    if figure.get_layout_engine() is not None:
+        FigureCanvasAgg(figure)
+        figure.set_dpi(PNG_DPI)
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")
+
+
 def to_png(figure: Figure) -> bytes:
     """Render as PNG; the same figure gives the same bytes."""
+    _lay_out(figure)
     FigureCanvasAgg(figure)
     buffer = BytesIO()
     figure.savefig(buffer, format="png", dpi=PNG_DPI, metadata={"Software": None})
@@ -83,6 +115,7 @@ def to_png(figure: Figure) -> bytes:
 
 def to_pdf(figure: Figure) -> bytes:
     """Render as PDF, without the date that would make the bytes differ."""
+    _lay_out(figure)
     FigureCanvasPdf(figure)
     buffer = BytesIO()
     figure.savefig(buffer, format="pdf", metadata={"CreationDate": None})

@@ -1,33 +1,22 @@
-"""The paper's figures, from counts and decay curves."""
+"""The paper's figures, rendered, from counts, comparisons and curves."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from urllib.parse import quote
 
-import numpy as np
-from matplotlib.axes import Axes
+import pandas as pd
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
 
-from analysis.accuracy import instance_accuracy_counts
-from analysis.comparisons import Comparisons
-from analysis.counts import Counts
-from analysis.decay import DecayCurves, decay_bound
-from analysis.figure_style import (
-    BASELINE,
-    COLUMN_WIDTH,
-    MARK,
-    OBSERVED,
-    PAGE_WIDTH,
-    new_figure,
-    set_log_density,
-    style,
-    to_pdf,
-    to_png,
-)
+from analysis.comparisons import Comparison, Comparisons
+from analysis.decay_figures import decay_cumulative_figure, decay_grid_figure
+from analysis.density_figures import instance_accuracy_figure, instance_difference_figure
+from analysis.figure_style import style, to_pdf, to_png
 from analysis.reading import TaskPredictions
+from analysis.tables import Table
+from analysis.variance_figures import pretrain_variance_figure, variance_given_bias_figure
 
 
 @dataclass(frozen=True)
@@ -38,13 +27,17 @@ class RenderedFigure:
     ----------
     name : str
         Name of its files: family, task and split.
+    task, split : str
+        Which predictions it shows.
     caption : str
-        What it shows, in one or two sentences.
+        What it shows, in one or two sentences, and the paper's figure.
     png, pdf : bytes
         The files.
     """
 
     name: str
+    task: str
+    split: str
     caption: str
     png: bytes
     pdf: bytes
@@ -56,7 +49,9 @@ def figure_name(family: str, task: str, split: str) -> str:
 
 
 def all_figures(
-    tasks: Sequence[TaskPredictions], comparisons: Sequence[Comparisons]
+    tasks: Sequence[TaskPredictions],
+    comparisons: Sequence[Comparisons],
+    tables: Sequence[Table],
 ) -> Iterator[RenderedFigure]:
     """Draw every figure that the predictions allow, in the order of the report.
 
@@ -65,199 +60,87 @@ def all_figures(
     tasks : sequence of TaskPredictions
     comparisons : sequence of Comparisons
         One for each of `tasks`.
+    tables : sequence of Table
+        Among them, where there are tasks, ``variance_given_bias``.
 
     Yields
     ------
     RenderedFigure
     """
+    frames = {table.name: table.frame for table in tables}
     with style():
         for task, compared in zip(tasks, comparisons, strict=True):
             for position, split in enumerate(task.splits):
-                where = f"{task.task}, {split}"
-                counts = task.runs.at(task.instances_of(position))
-                if any(counts.seeds):
-                    yield _render(
-                        figure_name("instance_accuracy", task.task, split),
-                        f"Instance accuracy by size ({where}): how instances are distributed over "
-                        "the share of runs that predict them correctly.",
-                        instance_accuracy_figure(counts),
+                curves = frames["variance_given_bias"]
+                of_split = curves[(curves["task"] == task.task) & (curves["split"] == split)]
+                for family, caption, figure in _of_split(task, position, compared, of_split):
+                    yield RenderedFigure(
+                        name=figure_name(family, task.task, split),
+                        task=task.task,
+                        split=split,
+                        caption=caption,
+                        png=to_png(figure),
+                        pdf=to_pdf(figure),
                     )
-                pair = compared.extremes(split, "runs")
-                if pair is None or pair.curves is None:
-                    continue
-                between = f"from {pair.s1} to {pair.s2} ({where})"
-                yield _render(
-                    figure_name("instance_difference", task.task, split),
-                    f"Change of instance accuracy {between}, and the random baseline of mixed "
-                    "groups. A left tail above the baseline shows instances that get worse.",
-                    instance_difference_figure(pair.curves, pair.s1, pair.s2),
-                )
-                yield _render(
-                    figure_name("decay_cumulative", task.task, split),
-                    f"Instances whose accuracy changes by at most t {between}, and the random "
-                    "baseline. The largest gap bounds the decaying fraction from below.",
-                    decay_cumulative_figure(pair.curves, pair.s1, pair.s2),
-                )
 
 
-def instance_accuracy_figure(counts: Counts) -> Figure:
-    """Draw the distribution of instance accuracy, one panel for each size (Figure 2a).
-
-    Parameters
-    ----------
-    counts : Counts
-        Of one split; sizes without complete seeds are left out.
-
-    Returns
-    -------
-    matplotlib.figure.Figure
-        Densities on a logarithmic scale: almost all instances are at 0 or 1, and what matters
-        lies between.
-    """
-    shown = [size for size, seeds in enumerate(counts.seeds) if seeds]
-    columns = min(len(shown), 5)
-    rows = -(-len(shown) // columns)
-    width = COLUMN_WIDTH if columns == 1 else PAGE_WIDTH
-    figure = new_figure(width, (2.1 if columns == 1 else 1.7) * rows)
-    grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
-    panels: list[Axes] = list(grid.ravel())
-    for panel in panels[len(shown) :]:
-        panel.set_axis_off()
-    smallest, largest, margin = np.inf, 0.0, 0.0
-    for panel, size in zip(panels, shown, strict=False):
-        total = instance_accuracy_counts(counts.correct[size], counts.runs)
-        height, edges = _density(total, 0.0, 1.0, 51)
-        panel.stairs(height, edges, fill=True, color=OBSERVED, baseline=1e-9)
-        panel.set_title(counts.sizes[size])
-        smallest = min(smallest, height[height > 0].min())
-        largest = max(largest, height.max())
-        margin = max(margin, 0.02 - float(edges[0]))
-    set_log_density(panels[0], float(smallest), largest)
-    panels[0].set_xlim(-margin, 1.0 + margin)
-    panels[0].set_xticks([0.0, 0.5, 1.0], ["0", "0.5", "1"])
-    for panel in panels[max(len(shown) - columns, 0) : len(shown)]:
-        panel.tick_params(axis="x", labelbottom=True)
-    figure.supxlabel("instance accuracy", fontsize=8)
-    figure.supylabel("density", fontsize=8)
-    return figure
-
-
-def instance_difference_figure(curves: DecayCurves, s1: str, s2: str) -> Figure:
-    """Draw the instance differences and their baseline (Figures 1 right, 2b and 2c).
-
-    Parameters
-    ----------
-    curves : DecayCurves
-        Of Acc[s2] - Acc[s1].
-    s1, s2 : str
-        Names of the smaller and the larger size.
-
-    Returns
-    -------
-    matplotlib.figure.Figure
-        Densities on a logarithmic scale, on which the tails can be compared.
-    """
-    figure = new_figure(COLUMN_WIDTH, 2.3)
-    axes = figure.subplots()
-    observed, edges = _density(curves.observed, -1.0, 1.0, 41)
-    mixed, _ = _density(curves.mixed, -1.0, 1.0, 41)
-    axes.stairs(
-        observed, edges, fill=True, color=OBSERVED, alpha=0.45, baseline=1e-9, label="observed"
-    )
-    axes.stairs(mixed, edges, color=BASELINE, linewidth=1.3, baseline=None, label="baseline")
-    set_log_density(axes, observed[observed > 0].min(), max(observed.max(), mixed.max()))
-    axes.set_xlim(edges[0], edges[-1])
-    axes.set_xticks([-1.0, -0.5, 0.0, 0.5, 1.0])
-    axes.set_xlabel(f"accuracy of {s2} minus accuracy of {s1}")
-    axes.set_ylabel("density")
-    axes.legend(loc="upper right")
-    return figure
-
-
-def decay_cumulative_figure(curves: DecayCurves, s1: str, s2: str) -> Figure:
-    """Draw discovery and baseline by threshold, with the bound where it is read off (Figure 4).
-
-    Parameters
-    ----------
-    curves : DecayCurves
-        Of Acc[s2] - Acc[s1].
-    s1, s2 : str
-        Names of the smaller and the larger size.
-
-    Returns
-    -------
-    matplotlib.figure.Figure
-        Thresholds from -1 to the last one below 0.
-    """
-    figure = new_figure(COLUMN_WIDTH, 2.3)
-    axes = figure.subplots()
-    below = slice(0, curves.steps)
-    thresholds = curves.thresholds[below]
-    discovery, baseline = curves.discovery[below], curves.baseline[below]
-    # The last value holds up to the next lattice point, which is 0.
-    ends = np.append(thresholds, 0.0)
-    axes.step(
-        ends, np.append(discovery, discovery[-1]), color=OBSERVED, label="observed", where="post"
-    )
-    axes.step(
-        ends,
-        np.append(baseline, baseline[-1]),
-        color=BASELINE,
-        linestyle=(0, (4, 1.5)),
-        label="baseline",
-        where="post",
-    )
-    bound = decay_bound(curves)
-    top = max(float(discovery[-1]), float(baseline[-1]), 1e-6)
-    if bound.bound > 0:
-        # Near t = 0 both curves may rise so high that the gap could no longer be seen.
-        top = min(top, 3.0 * bound.discovery)
-        # A step starts at its threshold; its middle is where both curves are flat.
-        at = bound.threshold + 0.5 / curves.steps
-        leftmost = at < -0.5
-        axes.vlines(at, bound.baseline, bound.discovery, color=MARK, linewidth=1.6)
-        axes.plot([at, at], [bound.baseline, bound.discovery], "_", color=MARK, markersize=6)
-        axes.annotate(
-            f"bound {bound.bound:.2%}\nat t = {bound.threshold:.3g}".replace("-", "\N{MINUS SIGN}"),
-            (at, bound.discovery),
-            xytext=(at + 0.12 if leftmost else min(at, -0.3) - 0.06, 0.42 * top),
-            ha="left" if leftmost else "right",
-            va="bottom",
-            fontsize=7,
-            bbox={"boxstyle": "square,pad=0.1", "facecolor": "white", "edgecolor": "none"},
-            arrowprops={"arrowstyle": "-", "color": MARK, "linewidth": 0.6},
+def _of_split(
+    task: TaskPredictions, position: int, compared: Comparisons, curves: pd.DataFrame
+) -> Iterator[tuple[str, str, Figure]]:
+    """Draw the figures of one split: family, caption and figure."""
+    split = task.splits[position]
+    counts = task.runs.at(task.instances_of(position))
+    if any(counts.seeds):
+        yield (
+            "instance_accuracy",
+            "Instance accuracy by size: how instances are distributed over the share of runs that "
+            "predict them correctly (Figure 2a).",
+            instance_accuracy_figure(counts),
         )
-    axes.set(xlim=(-1.0, 0.0), ylim=(0.0, 1.05 * top))
-    axes.set_xlabel(f"threshold t (change from {s1} to {s2})")
-    axes.set_ylabel("fraction that changes by ≤ t")
-    axes.legend(loc="upper left")
-    return figure
+    pairs = [pair for pair in compared.pairs if pair.split == split and pair.predictions == "runs"]
+    ends = compared.extremes(split, "runs")
+    neighbours = list(pairwise(task.sizes))
+    last_two = [pair for pair in pairs if neighbours and (pair.s1, pair.s2) == neighbours[-1]]
+    if len(task.sizes) > 2:
+        for pair in last_two:
+            yield from _difference("instance_difference_last_two", "Figure 2b", pair)
+    if ends is not None and ends.curves is not None:
+        yield from _difference("instance_difference", "Figures 1 right and 2c", ends)
+        yield (
+            "decay_cumulative",
+            f"Instances whose accuracy changes by at most t from {ends.s1} to {ends.s2}, and the "
+            "random baseline. The largest gap bounds the decaying fraction from below (Figure 4).",
+            decay_cumulative_figure(ends.curves, ends.s1, ends.s2),
+        )
+    if len(task.sizes) > 2 and any(pair.curves is not None for pair in pairs):
+        yield (
+            "decay_cumulative_all_pairs",
+            "The same for every pair of sizes; each panel has its own scale (Figures 6, 7 and 8).",
+            decay_grid_figure(task.sizes, pairs),
+        )
+    known = curves.dropna(subset=["mean"])
+    if (known["loss"] == "zero_one").any():
+        yield (
+            "pretrain_variance_given_bias",
+            "Variance from pretraining seeds under the 0/1 loss, given the squared bias of an "
+            "instance: Gaussian process with 95% credible band (Figure 5).",
+            pretrain_variance_figure(known),
+        )
+    if not known.empty:
+        yield (
+            "variance_given_bias",
+            "Variance from pretraining and from finetuning seeds, given the squared bias of an "
+            "instance: Gaussian process with 95% credible band (Figures 9 and 10).",
+            variance_given_bias_figure(known),
+        )
 
 
-def _density(
-    counts: NDArray[np.integer] | NDArray[np.floating], low: float, high: float, most: int
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Density over the lattice from `low` to `high`, in at most `most` bins and one more.
-
-    Bins hold whole lattice points, all the same odd number of them except at the two ends: one
-    where there is room, and never bins that alternate in width.
-
-    Returns
-    -------
-    density : ndarray of float64, shape [bin]
-        Fraction of the total over the bin's width.
-    edges : ndarray of float64, shape [bin + 1]
-        Half a lattice step before each bin's first point.
-    """
-    points = len(counts)
-    wide = -(-points // most)
-    wide += 1 - wide % 2
-    lead = (points - wide) // 2 % wide
-    starts = np.unique(np.concatenate(([0], np.arange(lead, points, wide))))
-    edges = low + (np.append(starts, points) - 0.5) * (high - low) / (points - 1)
-    weight = np.asarray(counts, dtype=np.float64)
-    return np.add.reduceat(weight, starts) / weight.sum() / np.diff(edges), edges
-
-
-def _render(name: str, caption: str, figure: Figure) -> RenderedFigure:
-    return RenderedFigure(name=name, caption=caption, png=to_png(figure), pdf=to_pdf(figure))
+def _difference(family: str, number: str, pair: Comparison) -> Iterator[tuple[str, str, Figure]]:
+    if pair.curves is not None:
+        yield (
+            family,
+            f"Change of instance accuracy from {pair.s1} to {pair.s2}, and the random baseline of "
+            "mixed groups. A left tail above the baseline shows instances that get worse "
+            f"({number}).",
+            instance_difference_figure(pair.curves, pair.s1, pair.s2),
+        )

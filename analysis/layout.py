@@ -228,6 +228,28 @@ def _decomposition(frame: pd.DataFrame) -> Iterator[Printed]:
         yield Printed(f"{heading} checkpoint{ending}", pd.DataFrame(cells))
 
 
+def _variance_given_bias(frame: pd.DataFrame) -> Iterator[Printed]:
+    for heading, group in _groups(frame, ["task", "split", "loss", "component"]):
+        # A point for every fifth of the bias; the .csv file has ten times as many.
+        fifths = 5 * np.sqrt(group["bias2"])
+        group = group[np.isclose(fifths, fifths.round(), atol=1e-6)]
+        cells = {"Bias²": pd.Series(sorted(group["bias2"].round(6).unique()))}
+        for size, of_size in group.groupby("size", sort=False):
+            points = of_size.set_index(of_size["bias2"].round(6))
+            cells[str(size)] = pd.Series(
+                [
+                    f"{decimal(float(points.loc[at, 'mean']))} "
+                    f"[{decimal(float(points.loc[at, 'low']))}, "
+                    f"{decimal(float(points.loc[at, 'high']))}]"
+                    if at in points.index
+                    else ""
+                    for at in cells["Bias²"]
+                ]
+            )
+        cells["Bias²"] = cells["Bias²"].map(lambda value: decimal(value, 2))
+        yield Printed(heading, pd.DataFrame(cells))
+
+
 _LAYOUTS: dict[str, Callable[[pd.DataFrame], Iterator[Printed]]] = {
     "accuracy": _accuracy,
     "seed_differences": _seed_differences,
@@ -237,6 +259,7 @@ _LAYOUTS: dict[str, Callable[[pd.DataFrame], Iterator[Printed]]] = {
     "baseline_vs_bh": _baseline_vs_bh,
     "momentum": _momentum,
     "decomposition": _decomposition,
+    "variance_given_bias": _variance_given_bias,
     "label_quality": _label_quality,
     "published_comparison": _published_comparison,
 }

@@ -22,6 +22,7 @@ from analysis.reading import TaskPredictions
 from analysis.relative_bias import adaptive_threshold, bootstrap_gaps
 from analysis.seed_differences import seed_differences, std_accuracy
 from analysis.variance import decompose_counts
+from analysis.variance_given_bias import variance_curve
 
 NAN = float("nan")
 
@@ -218,6 +219,54 @@ def decomposition_table(tasks: Sequence[TaskPredictions]) -> Table:
     )
     frame = pd.DataFrame(rows, columns=columns)
     return Table("decomposition", title, frame, tuple(notes))
+
+
+def variance_given_bias_table(tasks: Sequence[TaskPredictions]) -> Table:
+    """Tabulate the variances as functions of the squared bias (Figures 5, 9 and 10).
+
+    Parameters
+    ----------
+    tasks : sequence of TaskPredictions
+
+    Returns
+    -------
+    Table
+        Columns task, split, size, loss, component (``pretrain_variance``, ``finetune_variance``),
+        bias2, mean, low, high: Gaussian process with its pointwise 95% credible band.
+    """
+    rows: list[tuple[object, ...]] = []
+    notes = []
+    for task in tasks:
+        short = []
+        for position, split in enumerate(task.splits):
+            for size in task.sizes:
+                for loss in ("zero_one", "squared"):
+                    binned = task.binned.get((size, loss))
+                    if binned is None:
+                        continue
+                    for level, component in enumerate(("pretrain_variance", "finetune_variance")):
+                        names = (task.task, split, size, loss, component)
+                        curve = variance_curve(binned.of_group(position), level)
+                        if curve is None:
+                            short.append(split)
+                            continue
+                        points = (curve.bias2, curve.mean, curve.low, curve.high)
+                        rows += [
+                            (*names, *point)
+                            for point in zip(*(of.tolist() for of in points), strict=True)
+                        ]
+        if short:
+            notes.append(
+                f"{task.task}, {', '.join(dict.fromkeys(short))}: too few instances of "
+                "intermediate bias for some curves of variance given bias"
+            )
+    columns = ["task", "split", "size", "loss", "component", "bias2", "mean", "low", "high"]
+    title = (
+        "Variance from pretraining and finetuning seeds given the squared bias of an instance, "
+        "with 95% credible band, at the last checkpoint."
+    )
+    frame = pd.DataFrame(rows, columns=columns)
+    return Table("variance_given_bias", title, frame, tuple(notes))
 
 
 def relative_bias_table(
@@ -476,6 +525,7 @@ def all_tables(
             baseline_vs_bh_table(tasks, comparisons),
             momentum_table(tasks, choices.triplets),
             decomposition_table(tasks),
+            variance_given_bias_table(tasks),
         ]
     if choices.annotations:
         tables.append(label_quality_table(choices.annotations))

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import RBF, ConstantKernel, WhiteKernel
+from threadpoolctl import threadpool_limits
 
 from analysis.variance import Decomposition
 
@@ -22,8 +23,8 @@ LEAST_IN_BIN = 30
 POINTS = 50
 """Points of the regression: bins are merged until each has its share of the instances."""
 
-CURVE_POINTS = 81
-"""Points of a curve, at equal distances of the bias."""
+CURVE_POINTS = 51
+"""Points of a curve over the whole range of the bias, at equal distances."""
 
 CREDIBLE = 1.959963984540054
 """Standard deviations of a normal distribution on either side of the central 95%."""
@@ -70,7 +71,8 @@ class VarianceCurve:
     Attributes
     ----------
     bias2 : ndarray of float64, shape [point]
-        Ascending, within the range of the data.
+        Squares of a fixed grid of the bias, ascending, from a step before the first bin to a step
+        after the last one.
     mean, low, high : ndarray of float64, shape [point]
         Posterior mean of the Gaussian process, and the ends of its pointwise 95% credible band.
     observed_bias2, observed, error : ndarray of float64, shape [bin]
@@ -175,12 +177,15 @@ def variance_curve(binned: BinnedVariances, level: int) -> VarianceCurve | None:
         1e-4, (1e-9, 1e-1)
     )
     process = GaussianProcessRegressor(kernel, alpha=np.maximum((error / scale) ** 2, 1e-8))
-    with warnings.catch_warnings():
+    grid = np.linspace(0.0, 1.0, CURVE_POINTS)
+    step = grid[1]
+    at = grid[(grid >= bias[0] - step) & (grid <= bias[-1] + step)]
+    with warnings.catch_warnings(), threadpool_limits(1):
         # A fitted value at the end of its range says that the data are smooth or without noise.
         warnings.simplefilter("ignore", ConvergenceWarning)
+        # Threads would take longer to start than these small matrices to factorize.
         process.fit(bias[:, None], observed / scale)
-    at = np.linspace(bias[0], bias[-1], CURVE_POINTS)
-    mean, deviation = process.predict(at[:, None], return_std=True)
+        mean, deviation = process.predict(at[:, None], return_std=True)
     # The band is that of the curve: the white noise belongs to the bins.
     noise = process.kernel_.k2.noise_level
     spread = CREDIBLE * np.sqrt(np.maximum(deviation**2 - noise, 0.0))

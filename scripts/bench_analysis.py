@@ -1,0 +1,457 @@
+"""Time and memory of the analysis and of importing, beside the straightforward way.
+
+    python -m scripts.bench_analysis [--instances N] [--no-bootstrap] [--no-import]
+
+Builds synthetic predictions of the size of the paper's MNLI release in a temporary folder (about
+5 GB at full size) and analyzes them with the analysis command itself.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import pandas as pd
+import zarr
+from numpy.typing import NDArray
+from scipy.stats import fisher_exact
+from tabulate import tabulate
+
+from predict.store import create_store, open_store
+
+SIZES = ("mini", "small", "medium", "base", "large")
+LABELS = ("contradiction", "entailment", "neutral")
+PRETRAIN_SEEDS, FINETUNE_SEEDS = 10, 5
+EPOCHS = (3.0, 10 / 3, 11 / 3, 4.0)
+INSTANCES = 770_000
+SMALL_SPLIT = "dev_matched"
+# Fractions of the instances, as MNLI, its training set and SNLI have them; 10,000 at full size.
+SPLITS = {SMALL_SPLIT: 1 / 77, "dev_mismatched": 1 / 77, "hans": 3 / 77, "snli": 20 / 77}
+REST = "train"
+
+LEVELS = 4096
+"""Steps of the synthetic logit, from -12 to 12."""
+
+IMPORT_ROWS, IMPORT_FILES = 500_000, 8
+TABLES_MODULE, COMMAND_MODULE = "analysis.tables", "analysis.command"
+
+
+@dataclass
+class Stage:
+    """What one step of a program took; nested steps are not counted again.
+
+    Attributes
+    ----------
+    name : str
+    wall, cpu : float
+        Seconds.
+    peak : float
+        Highest resident memory during the step, MiB.
+    """
+
+    name: str
+    wall: float
+    cpu: float
+    peak: float
+
+
+class Stages:
+    """Measures steps, and by name adds up those that repeat."""
+
+    def __init__(self) -> None:
+        self.found: dict[str, Stage] = {}
+        self._inner: list[list[float]] = []
+
+    @contextmanager
+    def measure(self, name: str) -> Iterator[None]:
+        """Measure one step."""
+        _forget_peak()
+        self._inner.append([0.0, 0.0])
+        wall, cpu = time.perf_counter(), time.process_time()
+        try:
+            yield
+        finally:
+            wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+            inner = self._inner.pop()
+            if self._inner:
+                self._inner[-1][0] += wall
+                self._inner[-1][1] += cpu
+            stage = self.found.setdefault(name, Stage(name, 0.0, 0.0, 0.0))
+            stage.wall += wall - inner[0]
+            stage.cpu += cpu - inner[1]
+            stage.peak = max(stage.peak, _peak())
+
+    def wrap(self, module: Any, function: str) -> None:
+        """Measure every call of a module's function from here on."""
+        inner = getattr(module, function)
+
+        def measured(*arguments: Any, **options: Any) -> Any:
+            with self.measure(function):
+                result = inner(*arguments, **options)
+                return list(result) if isinstance(result, Iterator) else result
+
+        setattr(module, function, measured)
+
+
+def _forget_peak() -> None:
+    """Let the kernel's record of the highest memory start anew, where there is one."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return
+
+
+def _peak() -> float:
+    """Highest resident memory in MiB: since `_forget_peak` on Linux, ever elsewhere."""
+    try:
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM"):
+                return int(line.split()[1]) / 1024
+    except OSError:
+        pass
+    unit = 2**20 if sys.platform == "darwin" else 2**10
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+
+
+def synthetic_store(path: Path, instances: int, seed: int = 0) -> None:
+    """Write predictions of every size, seed and checkpoint, with a known structure.
+
+    The logit of the gold label is a sum of the instance's difficulty, which sizes share in part,
+    and of noise of the pretraining seed, the finetuning seed and the checkpoint. The same noise
+    serves every run, shifted to other instances, as drawing it anew would take minutes.
+
+    Parameters
+    ----------
+    path : Path
+        Where to write the store.
+    instances : int
+        Number of instances, at least 1,000.
+    seed : int
+    """
+    random = np.random.Generator(np.random.Philox(seed))
+    split = np.full(instances, REST, dtype=object)
+    start = 0
+    for name, fraction in SPLITS.items():
+        stop = start + round(fraction * instances)
+        split[start:stop] = name
+        start = stop
+    gold = random.integers(len(LABELS), size=instances)
+    frame = pd.DataFrame(
+        {
+            "guid": [f"{name}-{number}" for number, name in enumerate(split)],
+            "text_a": "a premise",
+            "text_b": "a hypothesis",
+            "label": np.array(LABELS, dtype=object)[gold],
+        }
+    )
+    create_store(
+        path,
+        task="mnli",
+        sizes=SIZES,
+        instances=frame,
+        labels=LABELS,
+        pretrain_seeds=range(1, PRETRAIN_SEEDS + 1),
+        finetune_seeds=range(1, FINETUNE_SEEDS + 1),
+        epochs=EPOCHS,
+        probability_dtype="float16",
+        configuration={"made": "synthetic", "instances": instances, "seed": seed},
+    )
+    group = zarr.open_group(path, mode="r+")
+    table = _probabilities()
+    predicted = table.argmax(axis=2)
+    right = (predicted == np.arange(len(LABELS))[:, None]).ravel()
+    rows = table.reshape(-1, len(LABELS))
+    offset = (gold * LEVELS).astype(np.int32)
+    unit = LEVELS / 24
+    common = random.normal(0.0, 2.5, instances)
+    noise = (unit * random.normal(size=instances)).astype(np.float32)
+    for s, _ in enumerate(SIZES):
+        own = common + random.normal(0.0, 1.2, instances) + 1.4 + 0.35 * s
+        difficulty = (LEVELS / 2 + unit * own).astype(np.float32)
+        for p in range(PRETRAIN_SEEDS):
+            pretrained = difficulty + 0.7 * np.roll(noise, 7919 * (1 + s * PRETRAIN_SEEDS + p))
+            ensemble = np.zeros((instances, len(LABELS)), dtype=np.float32)
+            for f in range(FINETUNE_SEEDS):
+                shift = 104_729 * (1 + (s * PRETRAIN_SEEDS + p) * FINETUNE_SEEDS + f)
+                finetuned = pretrained + 0.9 * np.roll(noise, shift)
+                for e, _ in enumerate(EPOCHS):
+                    level = finetuned + 0.4 * np.roll(noise, shift * (e + 2))
+                    np.clip(level, 0, LEVELS - 1, out=level)
+                    row = level.astype(np.int32) + offset
+                    probability = rows[row]
+                    group["probability"][s, :, p, f, e] = probability
+                    group["correct"][s, :, p, f, e] = right[row]
+                ensemble += probability
+            group["ensemble_correct"][s, :, p] = ensemble.argmax(axis=1) == gold
+    group["finished"][...] = True
+
+
+def _probabilities() -> NDArray[np.float16]:
+    """Probabilities [gold, level, label]: the other two share the rest, 7 to 3."""
+    of_gold = 1 / (1 + np.exp(-np.linspace(-12, 12, LEVELS)))
+    table = np.empty((len(LABELS), LEVELS, len(LABELS)), dtype=np.float16)
+    for gold in range(len(LABELS)):
+        table[gold, :, gold] = of_gold
+        table[gold, :, (gold + 1) % 3] = 0.7 * (1 - of_gold)
+        table[gold, :, (gold + 2) % 3] = 0.3 * (1 - of_gold)
+    return table
+
+
+def measure_analysis(store: Path, out: Path, options: Sequence[str]) -> list[Stage]:
+    """Run the analysis command in this process and measure its steps.
+
+    Parameters
+    ----------
+    store, out : Path
+    options : sequence of str
+        Further options of the command.
+
+    Returns
+    -------
+    list of Stage
+        The last one is the whole.
+    """
+    import analysis.command
+    import analysis.tables
+
+    stages = Stages()
+    for name in ("open_store", "read_task", "compare_sizes", "all_figures", "render_report"):
+        stages.wrap(analysis.command, name)
+    for name in [name for name in vars(analysis.tables) if name.endswith("_table")]:
+        stages.wrap(analysis.tables, name)
+    wall, cpu = time.perf_counter(), time.process_time()
+    with stages.measure("the rest"):
+        analysis.command.analyze.main(
+            [str(store), "--out", str(out), *options], standalone_mode=False
+        )
+    whole = Stage("all", time.perf_counter() - wall, time.process_time() - cpu, 0.0)
+    whole.peak = max(stage.peak for stage in stages.found.values())
+    return [*stages.found.values(), whole]
+
+
+def _in_new_process(store: Path, out: Path, options: Sequence[str]) -> list[Stage]:
+    """Measure in a process of its own, whose memory holds nothing else."""
+    code = (
+        "import json, sys; from dataclasses import asdict; from pathlib import Path;"
+        "from scripts.bench_analysis import measure_analysis;"
+        "store, out, *options = sys.argv[1:];"
+        "stages = measure_analysis(Path(store), Path(out), options);"
+        "print('\\n' + json.dumps([asdict(stage) for stage in stages]))"
+    )
+    command = [sys.executable, "-c", code, str(store), str(out), *options]
+    printed = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    return [Stage(**stage) for stage in json.loads(printed.splitlines()[-1])]
+
+
+def _print_stages(title: str, stages: Sequence[Stage]) -> None:
+    click.echo(f"\n{title}")
+    headers = {"name": "step", "wall": "wall s", "cpu": "CPU s", "peak": "peak MiB"}
+    click.echo(tabulate([asdict(stage) for stage in stages], headers, floatfmt=".1f"))
+
+
+def bench_memory(small: list[Stage], large: list[Stage], fewer: int, more: int) -> None:
+    """Print by how many bytes an instance more raises the peak, beside the counts themselves."""
+    growth = (large[-1].peak - small[-1].peak) * 2**20 / (more - fewer)
+    # Counts of runs and of ensembles: a byte for each size and pretraining seed.
+    counts = 2 * len(SIZES) * PRETRAIN_SEEDS
+    predictions = 7 * len(SIZES) * PRETRAIN_SEEDS * FINETUNE_SEEDS * len(EPOCHS)
+    click.echo(
+        f"\nmemory: peak {small[-1].peak:.0f} MiB at {fewer} instances, {large[-1].peak:.0f} MiB "
+        f"at {more}: {growth:.0f} bytes per instance, of which {counts} are counts "
+        f"({predictions} bytes per instance in the store)"
+    )
+
+
+def _seconds(function: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start
+
+
+def bench_straightforward(store: Path) -> list[tuple[str, str, float, float, float]]:
+    """Time statistics against a test per instance and an enumeration of pairs of runs.
+
+    Parameters
+    ----------
+    store : Path
+        From `synthetic_store`; its small split is used.
+
+    Returns
+    -------
+    list of (what, straightforward way, its seconds, seconds here, ratio)
+    """
+    from analysis.fisher import discovery_bound
+    from analysis.reading import read_task
+    from analysis.seed_differences import seed_differences
+
+    task = read_task([(store, open_store(store))], (SMALL_SPLIT,))
+    rows = []
+    assert task.ensembles is not None
+    smaller, larger = (task.ensembles.correct[k].sum(axis=1, dtype=int) for k in (0, -1))
+    n = len(smaller)
+    tested = min(1000, n)
+
+    def one_by_one() -> None:
+        for a, b in zip(smaller[:tested].tolist(), larger[:tested].tolist(), strict=True):
+            cells = [[a, PRETRAIN_SEEDS - a], [b, PRETRAIN_SEEDS - b]]
+            fisher_exact(cells, alternative="greater")
+
+    slow = _seconds(one_by_one) * n / tested
+    fast = _seconds(lambda: discovery_bound(smaller, larger, PRETRAIN_SEEDS))
+    what = f"Fisher and Benjamini-Hochberg, {n} instances"
+    rows.append((what, f"fisher_exact per instance ({tested}, scaled)", slow, fast, slow / fast))
+
+    group = zarr.open_group(store, mode="r")
+    at = np.flatnonzero(np.asarray(open_store(store)["split"].values) == SMALL_SPLIT)
+    runs = group["correct"][0, int(at[0]) : int(at[-1]) + 1, :, :, len(EPOCHS) - 1]
+    by_run = np.ascontiguousarray(runs.reshape(len(runs), -1).T)
+
+    def pairs() -> tuple[float, float]:
+        sums, numbers = [0.0, 0.0], [0, 0]
+        for first, second in combinations(range(len(by_run)), 2):
+            other = int(first // FINETUNE_SEEDS != second // FINETUNE_SEEDS)
+            sums[other] += float(np.mean(by_run[first] != by_run[second]))
+            numbers[other] += 1
+        return sums[0] / numbers[0], sums[1] / numbers[1]
+
+    counts = runs.sum(axis=2, dtype=np.uint8)
+    slow, fast = _seconds(pairs), _seconds(lambda: seed_differences(counts, FINETUNE_SEEDS))
+    expected, found = pairs(), seed_differences(counts, FINETUNE_SEEDS)
+    if not np.allclose(expected, (found.finetune, found.pretrain), rtol=1e-12):
+        raise AssertionError(f"pairs of runs differ by {expected}, not by {found}")
+    what = f"seed differences, {len(runs)} instances"
+    rows.append((what, "every pair of runs", slow, fast, slow / fast))
+    return rows
+
+
+def synthetic_release(folder: Path, rows: int, files: int) -> None:
+    """Write a release of one size and one pretraining seed.
+
+    Parameters
+    ----------
+    folder : Path
+    rows : int
+        Instances.
+    files : int
+        Finetuning runs.
+    """
+    random = np.random.Generator(np.random.Philox(1))
+    gold = random.integers(len(LABELS), size=rows)
+    items = [
+        {"guid": f"train-{i}", "text_a": "a", "text_b": "b", "label": LABELS[k]}
+        for i, k in enumerate(gold.tolist())
+    ]
+    (folder / "results").mkdir(parents=True)
+    content = {"task_name": "mnli", "label_list": LABELS, "train": [], "predict": items}
+    (folder / "data.json").write_text(json.dumps(content))
+    for run in range(files):
+        logits = 2 * random.normal(size=(rows, len(LABELS))).astype(np.float32)
+        exponential = np.exp(logits)
+        probability = exponential / exponential.sum(axis=1, keepdims=True)
+        frame = pd.DataFrame(probability)
+        path = folder / "results" / f"sbasep1f{run + 1}epoch12over3.tsv"
+        frame.to_csv(path, sep="\t", header=False, index=False, float_format="%.7g")
+
+
+def bench_import(folder: Path, rows: int, files: int) -> tuple[str, str, float, float, float]:
+    """Time the import of TSV files against a Python loop over them.
+
+    Parameters
+    ----------
+    folder : Path
+        Empty folder to work in.
+    rows : int
+        Rows of a file.
+    files : int
+
+    Returns
+    -------
+    tuple of (what, straightforward way, its seconds, seconds here, ratio)
+        Of the files alone, without ``data.json`` and the texts: files / (files - 1) times what
+        more time all files take than one.
+    """
+    from predict.release import import_release, read_release
+
+    synthetic_release(folder / "all", rows, files)
+    (folder / "one" / "results").mkdir(parents=True)
+    (folder / "one" / "data.json").hardlink_to(folder / "all" / "data.json")
+    first = sorted((folder / "all" / "results").iterdir())[0]
+    (folder / "one" / "results" / first.name).hardlink_to(first)
+    seconds = {}
+    for name in ("one", "all"):
+        release = read_release(folder / name)
+        begin = time.perf_counter()
+        import_release(
+            release,
+            folder / f"{name}.zarr",
+            sizes=["base"],
+            probability_dtype="float16",
+            advance=lambda _: None,
+        )
+        seconds[name] = time.perf_counter() - begin
+    # What both take is the writing of the instances.
+    fast = (seconds["all"] - seconds["one"]) * files / (files - 1)
+
+    def loop() -> None:
+        with first.open(newline="") as lines:
+            values = [[float(cell) for cell in row] for row in csv.reader(lines, delimiter="\t")]
+        if any(abs(sum(row) - 1) > 1e-3 for row in values):
+            raise AssertionError("a row that does not sum to 1")
+        [row.index(max(row)) for row in values]
+
+    slow = _seconds(loop) * files
+    millions = rows * files / fast / 1e6
+    what = f"importing {files} files of {rows} rows: {millions:.1f} million rows/s"
+    return (what, "csv and a loop (one file, scaled)", slow, fast, slow / fast)
+
+
+@click.command()
+@click.option("--instances", default=INSTANCES, show_default=True, type=click.IntRange(min=10_000))
+@click.option("--bootstrap/--no-bootstrap", default=True, help="Time 1,000 replicates.")
+@click.option("--import/--no-import", "imports", default=True, help="Time the import of TSVs.")
+@click.option("--memory/--no-memory", default=True, help="Measure a tenth of the instances too.")
+def main(instances: int, bootstrap: bool, imports: bool, memory: bool) -> None:
+    """Print time and peak memory of the analysis by step, and ratios to the straightforward way."""
+    click.echo(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
+    ratios = []
+    with tempfile.TemporaryDirectory(prefix="bench-") as name:
+        folder = Path(name)
+        store = folder / "mnli.zarr"
+        seconds = _seconds(lambda: synthetic_store(store, instances))
+        click.echo(f"wrote {instances} instances in {seconds:.0f} s")
+        ratios += bench_straightforward(store)
+        plain = _in_new_process(store, folder / "plain", ["--bootstrap", "0"])
+        _print_stages(f"all splits of {instances} instances, without bootstrap", plain)
+        if memory:
+            fewer = instances // 10
+            synthetic_store(folder / "fewer.zarr", fewer)
+            small = _in_new_process(folder / "fewer.zarr", folder / "fewer", ["--bootstrap", "0"])
+            bench_memory(small, plain, fewer, instances)
+        if bootstrap:
+            options = ["--bootstrap", "1000", "--split", SMALL_SPLIT]
+            found = _in_new_process(store, folder / "bootstrap", options)
+            size = round(SPLITS[SMALL_SPLIT] * instances)
+            _print_stages(f"one split of {size} instances, 1,000 replicates", found)
+        if imports:
+            ratios.append(bench_import(folder / "import", IMPORT_ROWS, IMPORT_FILES))
+    click.echo("\nbeside the straightforward way, on the same input")
+    headers = ["what", "straightforward", "its s", "here s", "ratio"]
+    click.echo(tabulate(ratios, headers, floatfmt=(".1f", ".1f", ".2f", ".4f", ".0f")))
+
+
+if __name__ == "__main__":
+    main()
