@@ -218,7 +218,7 @@ def _clusters(
         raise InputError(
             f"{texts}: cannot be read ({type(error).__name__}); put the texts beside the store"
         ) from error
-    if not np.array_equal(values["guid"].astype(str), store["guid"].values.astype(str)):
+    if not np.array_equal(values["guid"].astype(object), store["guid"].values.astype(object)):
         raise InputError(f"{texts}: other instances than {path}; write the store again")
     codes, _ = pd.factorize(values[column].iloc[kept], use_na_sentinel=False)
     return codes.astype(np.int64)
