@@ -31,7 +31,7 @@ check: $(FULL)
 
 test: $(FULL) $(BASE)
 	.venv-analysis/bin/python -m pytest -q tests/analysis
-	.venv/bin/python -m pytest -q tests
+	.venv/bin/python -m pytest -q tests --ignore=tests/analysis
 
 bench: $(FULL)
 	.venv/bin/python -m scripts.bench

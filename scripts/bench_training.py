@@ -81,7 +81,7 @@ def measure_throughput(
         def call(self, inputs: Any, training: bool = False) -> Any:
             return self.model({name: inputs[name] for name in self.model.input}, training=training)
 
-        def compute_loss(self, x: Any = None, y: Any = None, y_pred: Any = None, **_: Any) -> Any:
+        def compute_loss(self, x: Any, y: Any, y_pred: Any, *_: Any, **__: Any) -> Any:
             return pretraining_loss(y_pred, x)["loss"]
 
     fitted = Pretraining(peer)
@@ -107,7 +107,7 @@ def measure_throughput(
     def train_fit() -> None:
         stacked = {name: np.stack([one[name] for one in made]) for name in made[0]}
         dataset = tf.data.Dataset.from_tensor_slices(stacked).prefetch(2)
-        fitted.fit(dataset, epochs=1, verbose=0)
+        fitted.fit(dataset, epochs=1, verbose=0, shuffle=False)
 
     def rate(train: Any) -> float:
         begun = time.perf_counter()
