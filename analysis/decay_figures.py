@@ -83,7 +83,7 @@ def decay_grid_figure(sizes: Sequence[str], pairs: Sequence[Comparison]) -> Figu
     """
     panels = len(sizes) - 1
     width = max(PAGE_WIDTH, PANEL_WIDTH * panels)
-    figure = new_figure(width, 0.85 * width)
+    figure = new_figure(width, 0.75 * width)
     grid = figure.subplots(panels, panels, sharex=True, squeeze=False)
     drawn = {(pair.s1, pair.s2): pair.curves for pair in pairs}
     handles: list[Artist] = []

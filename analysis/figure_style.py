@@ -76,7 +76,7 @@ def minus(text: str) -> str:
 def size_styles(sizes: int) -> list[dict[str, Any]]:
     """Choose a line for each size, smallest first: neighbours differ in lightness and dashes."""
     # The lightest yellow could not be seen on white.
-    positions = np.linspace(0.12, 1.0, sizes) if sizes > 1 else [1.0]
+    positions = np.linspace(0.2, 1.0, sizes) if sizes > 1 else [1.0]
     colours = mpl.colormaps[SIZE_COLOURS](positions)
     return [
         {"color": tuple(colour), "linestyle": SIZE_DASHES[(sizes - 1 - number) % 4]}

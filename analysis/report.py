@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import struct
 from collections.abc import Sequence
+from itertools import groupby
+from urllib.parse import quote
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -66,13 +68,23 @@ def render_report(
             }
             for table in tables
         ],
-        figures=[
+        figure_groups=[
             {
-                "caption": figure.caption,
-                "png": base64.b64encode(figure.png).decode("ascii"),
-                "width": round(_pixel_width(figure.png) * CSS_DPI / PNG_DPI),
+                "id": f"figures-{number}",
+                "heading": f"{task}, {split}",
+                "figures": [
+                    {
+                        "caption": figure.caption,
+                        "png": base64.b64encode(figure.png).decode("ascii"),
+                        "pdf": f"figures/{quote(figure.name)}.pdf",
+                        "width": round(_pixel_width(figure.png) * CSS_DPI / PNG_DPI),
+                    }
+                    for figure in of_split
+                ],
             }
-            for figure in figures
+            for number, ((task, split), of_split) in enumerate(
+                groupby(figures, key=lambda figure: (figure.task, figure.split))
+            )
         ],
     )
 

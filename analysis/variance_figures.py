@@ -33,12 +33,13 @@ def pretrain_variance_figure(curves: pd.DataFrame) -> Figure:
     matplotlib.figure.Figure
         One curve for each size, with its credible band.
     """
-    figure = new_figure(COLUMN_WIDTH, 2.5)
+    figure = new_figure(COLUMN_WIDTH, 2.7)
     axes = figure.subplots()
     _draw(axes, curves, "zero_one", "pretrain_variance")
     axes.set_xlabel("squared bias")
     axes.set_ylabel(COMPONENTS["pretrain_variance"])
-    axes.legend(loc="lower center", ncols=2)
+    handles, _ = axes.get_legend_handles_labels()
+    figure.legend(handles=handles, loc="outside upper center", ncols=3)
     return figure
 
 
