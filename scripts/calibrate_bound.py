@@ -26,8 +26,8 @@ whose decaying fraction is known. This page is written by
 
     python -m scripts.calibrate_bound{options}
 
-Each row is {simulations} simulated tensors with {replicates} bootstrap replicates each; of 500
-instances where not said otherwise. A share of {simulations} simulations has a standard error of
+Each row is {simulations} simulated tensors, of 500 instances where not said otherwise, with
+{replicates} bootstrap replicates each. A share of {simulations} simulations has a standard error of
 {error:.1%} where the truth is 95%.
 
 - **decaying**: the true decaying fraction.
@@ -184,8 +184,8 @@ def _worst(results: list[Calibration], simulations: int) -> str:
         for result in below
     )
     within = all(result.coverage >= 0.95 - 2 * error for result in below)
-    ending = "within two standard errors of 95%" if within else "fall short of the nominal 95%"
-    return f"All scenarios reach 95% but these ({found}), which {ending}."
+    ending = "lie within two standard errors of it" if within else "fall short of it"
+    return f"The nominal 95% are reached in every scenario but these, which {ending}: {found}."
 
 
 if __name__ == "__main__":
