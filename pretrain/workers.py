@@ -119,6 +119,8 @@ def share_out(
             if finished < workers:
                 process.kill()
             process.join()
+        # Items that no worker is left to take would keep this process from ending.
+        waiting.cancel_join_thread()
     seconds = time.monotonic() - started
     logger.info("%s: %d items, %.0f s", label, len(items), seconds)
 

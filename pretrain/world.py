@@ -153,7 +153,7 @@ def _document(lexicon: Lexicon, rng: np.random.Generator) -> list[str]:
     return sentences
 
 
-# How a pair is made, how often, and its true label. The last five invite HANS's heuristics,
+# How a pair is made, how often, and its true label. The last seven invite HANS's heuristics,
 # which say "entailment": mostly so, not always.
 _CONSTRUCTIONS = {
     "kind": (0.12, "entailment"),
@@ -166,8 +166,10 @@ _CONSTRUCTIONS = {
     "new_adjective": (0.08, "neutral"),
     "sibling": (0.10, "neutral"),
     "same_adjective": (0.04, "entailment"),
+    "adverb_dropped": (0.04, "entailment"),
     "near_first": (0.03, "entailment"),
     "near_second": (0.02, "neutral"),
+    "near_swapped": (0.02, "neutral"),
     "clause_when": (0.05, "entailment"),
     "clause_if": (0.02, "neutral"),
 }
@@ -239,12 +241,16 @@ def _instance(lexicon: Lexicon, rng: np.random.Generator, wrong: bool) -> dict[s
         "new_adjective": lambda: f"the {name} is {_pick(rng, other_pair)}",
         "sibling": lambda: f"the {sibling} is here",
         "same_adjective": lambda: f"the {name} is {adjective}",
+        "adverb_dropped": lambda: f"the {name} is {adjective}",
         "near_first": lambda: f"the {name} is {adjective}",
         "near_second": lambda: f"the {stranger} is {adjective}",
+        "near_swapped": lambda: f"the {stranger} near the {name} is {adjective}",
         "clause_when": lambda: f"the {stranger} is here",
         "clause_if": lambda: f"the {stranger} is here",
     }[construction]()
-    if construction.startswith("near"):
+    if construction == "adverb_dropped":
+        premise = f"the {name} is {adjective} here"
+    elif construction.startswith("near"):
         premise = f"the {name} near the {stranger} is {adjective}"
     elif construction.startswith("clause"):
         word = construction.removeprefix("clause_")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -40,12 +41,12 @@ def tokenizer() -> Tokenizer:
 def read_back(corpus: Corpus) -> list[list[list[str]]]:
     vocabulary = [*SPECIAL_TOKENS, *WORDS]
     found = []
-    for first, last in zip(corpus.documents[:-1], corpus.documents[1:], strict=True):
+    for first, last in itertools.pairwise(corpus.documents):
         bounds = corpus.sentences[first : last + 1]
         found.append(
             [
                 [vocabulary[i] for i in corpus.tokens[begin:end]]
-                for begin, end in zip(bounds[:-1], bounds[1:], strict=True)
+                for begin, end in itertools.pairwise(bounds)
             ]
         )
     return found

@@ -28,7 +28,9 @@ def rows_of(lengths: np.ndarray, positions: int, seed: int = 0) -> tuple[np.ndar
     return token_ids, ~special & ~padding
 
 
-def mask(token_ids: np.ndarray, lengths: np.ndarray, maskable: np.ndarray, **changed: Any) -> Masked:
+def mask(
+    token_ids: np.ndarray, lengths: np.ndarray, maskable: np.ndarray, **changed: Any
+) -> Masked:
     options: dict[str, Any] = {
         "mask_id": MASK,
         "ordinary_ids": ORDINARY,

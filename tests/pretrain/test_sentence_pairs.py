@@ -28,9 +28,7 @@ def corpus_of(documents: list[list[int]]) -> Corpus:
 
 def varied_corpus(seed: int = 0) -> Corpus:
     rng = np.random.default_rng(seed)
-    return corpus_of(
-        [rng.integers(1, 12, size=rng.integers(2, 15)).tolist() for _ in range(50)]
-    )
+    return corpus_of([rng.integers(1, 12, size=rng.integers(2, 15)).tolist() for _ in range(50)])
 
 
 def draw(corpus: Corpus, rows: int, sequence_length: int, **changed: Any) -> Pairs:

@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from configs.errors import InputError
+from configs.schema import Experiment
+from pretrain.workers import Advance, share_out
+from tests.experiments import environment, small_experiment
+
+
+def refuse(experiment: Experiment, item: Any, advance: Advance) -> str:
+    raise InputError(f"item {item}: is bad")
+
+
+def die(experiment: Experiment, item: Path, advance: Advance) -> str:
+    if item.name == "die":
+        os.kill(os.getpid(), signal.SIGKILL)
+    item.write_text(str(os.getpid()))
+    advance(1)
+    return "done"
+
+
+# Thousands of items do not fit the pipe through which the workers get them.
+MANY = """
+import sys
+from click import command
+from configs.errors import InputError
+from pretrain.workers import share_out
+from tests.experiments import small_experiment
+from tests.pretrain.test_workers import refuse
+
+@command()
+def main():
+    items = [f"{i:0100d}" for i in range(5000)]
+    share_out(refuse, small_experiment(sys.argv.pop()), items, steps=5000, workers=1, label="x")
+
+if __name__ == "__main__":
+    main(args=[])
+"""
+
+
+def test_bad_input_ends_the_command_though_many_items_wait(tmp_path: Path) -> None:
+    script = tmp_path / "many.py"
+    script.write_text(MANY)
+    result = subprocess.run(
+        [sys.executable, str(script), str(tmp_path / "out")],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert result.returncode == 2
+    assert result.stderr.splitlines()[-1] == f"Error: item {0:0100d}: is bad"
+    assert "Traceback" not in result.stderr
+
+
+def test_a_worker_that_dies_ends_the_command_and_what_was_done_stays(tmp_path: Path) -> None:
+    items = [tmp_path / "one", tmp_path / "die", tmp_path / "never"]
+    with pytest.raises(InputError, match=r"^x: a worker process died .* run the same command"):
+        share_out(die, small_experiment(tmp_path / "out"), items, steps=3, workers=1, label="x")
+    assert items[0].exists()
+    assert not items[2].exists()
