@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import click
 
-from pretrain.command import open_experiment, workers_option
+from configs.schema import Experiment
+from pretrain.command import run_stage, workers_option
 
 
 @click.command()
@@ -14,9 +16,10 @@ from pretrain.command import open_experiment, workers_option
 @workers_option
 def main(config: Path, workers: int | None) -> None:
     """Finetune every encoder of CONFIG on every task; does only what is missing."""
-    experiment = open_experiment(config, "finetune")
+    run_stage("finetune", config, workers, _load)
 
+
+def _load() -> Callable[[Experiment, int], None]:
     from finetune.stage import finetune_experiment
-    from pretrain.workers import default_workers
 
-    finetune_experiment(experiment, workers or default_workers())
+    return finetune_experiment

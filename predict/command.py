@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import click
 from tqdm import tqdm
 
 from configs.errors import InputError
+from configs.schema import Experiment
 from predict import release, tensors
+from pretrain.command import run_stage, workers_option
 
 
 @click.group()
@@ -20,23 +22,17 @@ def main() -> None:
 
 @main.command("run")
 @click.argument("config", type=click.Path(path_type=Path))
-@click.option(
-    "--workers",
-    type=click.IntRange(min=1),
-    default=None,
-    help="Processes to share the runs out among; by default one a core, or 1 on an accelerator.",
-)
+@workers_option
 def run_command(config: Path, workers: int | None) -> None:
     """Predict with the finetuned classifiers of CONFIG; does only what is missing."""
+    run_stage("predict", config, workers, _load)
+
+
+def _load() -> Callable[[Experiment, int], None]:
     # Here, so that the other commands work where TensorFlow is not installed.
-    from pretrain.command import open_experiment
-
-    experiment = open_experiment(config, "predict")
-
     from predict.run import predict_experiment
-    from pretrain.workers import default_workers
 
-    predict_experiment(experiment, workers or default_workers())
+    return predict_experiment
 
 
 @main.command("import-release")

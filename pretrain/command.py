@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -11,6 +13,8 @@ import click
 from configs.folder import prepare_folder
 from configs.schema import Experiment, load_experiment
 from pretrain.backend import backend_log, start_backend
+
+logger = logging.getLogger(__name__)
 
 
 def log_to(folder: Path, stage: str) -> None:
@@ -33,13 +37,42 @@ def log_to(folder: Path, stage: str) -> None:
         logging.getLogger(noisy).setLevel(logging.WARNING)
 
 
-def open_experiment(config: Path, stage: str) -> Experiment:
-    """Load an experiment, prepare its folder, start its log and then TensorFlow."""
+def run_stage(
+    stage: str,
+    config: Path,
+    workers: int | None,
+    load: Callable[[], Callable[[Experiment, int], None]],
+) -> None:
+    """Run one stage of an experiment: its folder, its log, TensorFlow, and then the work.
+
+    Parameters
+    ----------
+    stage : str
+        What the stage is called in the log.
+    config : Path
+        The experiment.
+    workers : int or None
+        Processes; None for the default.
+    load : callable
+        Imports the work and returns it. The work imports TensorFlow, so bad input that needs
+        none of it is told before.
+
+    Raises
+    ------
+    InputError
+        As the work does, or if the experiment cannot be used.
+    """
+    begun = time.monotonic()
     experiment = load_experiment(config)
     folder = prepare_folder(experiment)
     log_to(folder, stage)
     start_backend(backend_log(folder))
-    return experiment
+    work = load()
+
+    from pretrain.workers import default_workers
+
+    work(experiment, workers or default_workers())
+    logger.info("%s: done, %.0f s in all", stage, time.monotonic() - begun)
 
 
 workers_option = click.option(
@@ -55,9 +88,10 @@ workers_option = click.option(
 @workers_option
 def main(config: Path, workers: int | None) -> None:
     """Pretrain every size of CONFIG with every pretraining seed; does only what is missing."""
-    experiment = open_experiment(config, "pretrain")
+    run_stage("pretrain", config, workers, _load)
 
+
+def _load() -> Callable[[Experiment, int], None]:
     from pretrain.stage import pretrain_experiment
-    from pretrain.workers import default_workers
 
-    pretrain_experiment(experiment, workers or default_workers())
+    return pretrain_experiment

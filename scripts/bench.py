@@ -1,0 +1,19 @@
+"""`make bench`: every benchmark, each figure a ratio against a named peer in the same run."""
+
+from __future__ import annotations
+
+import click
+
+from scripts import bench_analysis, bench_training
+
+
+@click.command()
+@click.pass_context
+def main(context: click.Context) -> None:
+    """Run the benchmarks of the analysis and of training."""
+    context.invoke(bench_analysis.main)
+    context.invoke(bench_training.main)
+
+
+if __name__ == "__main__":
+    main()
