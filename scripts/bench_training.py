@@ -15,12 +15,15 @@ from typing import Any
 
 import click
 import numpy as np
+import pandas as pd
 import xarray as xr
 
 from configs.schema import Experiment, load_experiment
+from predict.store import instances_path
 from pretrain.backend import start_backend
 
 POCKET = Path("configs/pocket.yaml")
+DECAYING = -0.5
 
 
 @dataclass(frozen=True)
@@ -230,15 +233,23 @@ def main(steps: int, rounds: int) -> None:
     task = experiment.tasks[0].name
     path = experiment.output / "predictions" / f"{task}.zarr"
     with xr.open_zarr(path) as store:
-        last = store["correct"].isel(epoch=-1)
-        accuracy = last.mean(["instance", "pretrain_seed", "finetune_seed"]).values
+        runs = ["pretrain_seed", "finetune_seed"]
+        instance_accuracy = store["correct"].isel(epoch=-1).mean(runs).values
+    accuracy = instance_accuracy.mean(axis=1)
     small, large = experiment.sizes[0].name, experiment.sizes[-1].name
     random = accuracy_from_random_weights(experiment, task, large)
     click.echo(f"\nAccuracy on {task}")
     click.echo(f"  {large:8} {accuracy[-1]:.3f}")
     click.echo(f"  {small:8} {accuracy[0]:.3f}   difference {accuracy[-1] - accuracy[0]:.3f}")
+    difference = instance_accuracy[-1] - instance_accuracy[0]
+    wrong = pd.read_parquet(instances_path(path))["wrong_label"].to_numpy() == "yes"
+    decaying = difference <= DECAYING
     gain = accuracy[-1] - random
     click.echo(f"  {large:8} {random:.3f} from random weights, difference {gain:.3f}")
+    click.echo(
+        f"\nWrong labels: {wrong[decaying].mean():.1%} of the {decaying.sum()} instances that lose "
+        f"{-DECAYING:g} or more from {small} to {large}, {wrong.mean():.1%} of all"
+    )
 
 
 if __name__ == "__main__":
