@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_pdf import FigureCanvasPdf
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 # Blue and vermillion of Okabe and Ito's palette; in grey they differ in lightness as well.
@@ -97,7 +98,7 @@ def set_log_density(axes: Axes, smallest: float, largest: float) -> None:
 
 def _lay_out(figure: Figure) -> None:
     """Place axes and labels once, for both formats: it takes longer than to draw them."""
-    if figure.get_layout_engine() is not None:
+    if isinstance(figure.get_layout_engine(), ConstrainedLayoutEngine):
         FigureCanvasAgg(figure)
         figure.set_dpi(PNG_DPI)
         figure.draw_without_rendering()

@@ -35,6 +35,9 @@ BLOCK_BYTES = 32 * 2**20
 PART_INSTANCES = 8192
 """Instances whose draws are summed at once: in float64 they should stay in the cache."""
 
+NAMES_AT_ONCE = 2**17
+"""Names of splits that are read at once."""
+
 MOST_THREADS = 8
 
 
@@ -88,7 +91,7 @@ class TaskPredictions:
 
     task: str
     splits: tuple[str, ...]
-    split_of: NDArray[np.intp]
+    split_of: NDArray[np.int32]
     runs: Counts
     ensembles: Counts | None
     run_correct: tuple[NDArray[np.int64], ...]
@@ -182,7 +185,7 @@ def read_task(
     _require_same_instances(stores)
     path, first = stores[0]
     task = str(first.attrs["task"])
-    split_names, split_of, kept = _choose_splits(path, first, splits)
+    split_names, split_of = _choose_splits(path, first, splits)
     epochs = tuple(float(epoch) for epoch in first["epoch"].values)
     finetune_seeds = first.sizes["finetune_seed"]
 
@@ -201,7 +204,7 @@ def read_task(
         if "ensemble_correct" not in store:
             notes.append(f"{path}: no ensembles, so their cells are empty")
         for position, size in enumerate(str(name) for name in store["size"].values):
-            reader = _SizeReader(path, store, position, size, split_of, len(split_names), kept)
+            reader = _SizeReader(path, store, position, size, split_of, len(split_names))
             reader.read(advance)
             sizes.append(size)
             seeds.append(reader.seeds)
@@ -223,7 +226,7 @@ def read_task(
     return TaskPredictions(
         task=task,
         splits=split_names,
-        split_of=split_of[kept],
+        split_of=split_of[split_of >= 0],
         runs=Counts(names, tuple(seeds), tuple(correct), runs=finetune_seeds),
         ensembles=ensembles,
         run_correct=tuple(run_correct),
@@ -251,6 +254,8 @@ def _require_same_instances(stores: Sequence[tuple[Path, xr.Dataset]]) -> None:
                     f"{owner[str(size)]}; give one store for each size"
                 )
             owner[str(size)] = path
+        if store is first:
+            continue
         for name in ("guid", "split", "gold", "finetune_seed", "epoch", "label"):
             if (name in store) and (name in first):
                 same = np.array_equal(store[name].values, first[name].values)
@@ -266,18 +271,24 @@ def _require_same_instances(stores: Sequence[tuple[Path, xr.Dataset]]) -> None:
 
 def _choose_splits(
     path: Path, store: xr.Dataset, wanted: Sequence[str]
-) -> tuple[tuple[str, ...], NDArray[np.intp], NDArray[np.intp]]:
-    """Name the kept splits, the position of each instance's (-1: not kept), and the kept."""
-    codes, uniques = pd.factorize(store["split"].values.astype(object))
-    names = [str(name) for name in uniques]
-    missing = [name for name in wanted if name not in names]
+) -> tuple[tuple[str, ...], NDArray[np.int32]]:
+    """Name the kept splits, and the position of each instance's (-1: not kept)."""
+    codes: dict[str, int] = {}
+    instances = store.sizes["instance"]
+    code_of = np.empty(instances, dtype=np.int32)
+    # Block by block, as a name is fifty times as large as its code.
+    for start in range(0, instances, NAMES_AT_ONCE):
+        block = slice(start, start + NAMES_AT_ONCE)
+        numbers, names = pd.factorize(store["split"].isel(instance=block).values.astype(object))
+        known = [codes.setdefault(str(name), len(codes)) for name in names]
+        code_of[block] = np.array(known, dtype=np.int32)[numbers]
+    missing = [name for name in wanted if name not in codes]
     if missing:
-        raise InputError(f"{path}: no split {', '.join(missing)}; it has {', '.join(names)}")
-    chosen = [code for code, name in enumerate(names) if not wanted or name in wanted]
-    position = np.full(len(names), -1, dtype=np.intp)
-    position[chosen] = np.arange(len(chosen))
-    split_of = position[codes]
-    return tuple(names[code] for code in chosen), split_of, np.flatnonzero(split_of >= 0)
+        raise InputError(f"{path}: no split {', '.join(missing)}; it has {', '.join(codes)}")
+    chosen = [name for name in codes if not wanted or name in wanted]
+    position = np.full(len(codes), -1, dtype=np.int32)
+    position[[codes[name] for name in chosen]] = np.arange(len(chosen))
+    return tuple(chosen), position[code_of]
 
 
 class _SizeReader:
@@ -289,12 +300,11 @@ class _SizeReader:
         store: xr.Dataset,
         position: int,
         size: str,
-        split_of: NDArray[np.intp],
+        split_of: NDArray[np.int32],
         splits: int,
-        kept: NDArray[np.intp],
     ) -> None:
         self.path, self.store, self.position, self.size = path, store, position, size
-        self.split_of, self.splits, self.kept = split_of, splits, kept
+        self.split_of, self.splits = split_of, splits
         self.notes: list[str] = []
         finished = self._load("finished", slice(None))
         runs, epochs = finished.shape[1:]
@@ -317,10 +327,11 @@ class _SizeReader:
                 "checkpoint and are left out where all checkpoints are used"
             )
         self.arrays = self._open_arrays()
-        shape = (len(kept), len(self.chosen))
+        kept = int(np.count_nonzero(split_of >= 0))
+        shape = (kept, len(self.chosen))
         self.correct = np.zeros(shape, dtype=count_dtype(runs))
         has_ensembles = "ensemble_correct" in store
-        self.ensemble_correct = np.zeros(shape if has_ensembles else (len(kept), 0), dtype=np.uint8)
+        self.ensemble_correct = np.zeros(shape if has_ensembles else (kept, 0), dtype=np.uint8)
         self.run_correct = np.zeros((splits, len(self.chosen), runs), dtype=np.int64)
         self.losses: dict[tuple[str, str], _LossAccumulator] = {}
         self.binned: dict[str, BinnedVariances] = {}
@@ -453,10 +464,12 @@ class _Block:
 
     def __init__(self, reader: _SizeReader, instances: slice, local: NDArray[np.intp]) -> None:
         self.reader, self.instances, self.local = reader, instances, local
-        self.split = reader.split_of[instances][local]
+        self.split = reader.split_of[instances][local].astype(np.intp)
         self.gold: NDArray[np.int64] | None = None
         if "probability" in reader.arrays:
-            self.gold = reader.gold_index(reader.store["gold"][instances].values)[local]
+            self.gold = reader.gold_index(reader.store["gold"].isel(instance=instances).values)[
+                local
+            ]
 
     def read(self, tile: slice) -> list[_Seed]:
         """Read the chosen ones of some neighbouring pretraining seeds, in order."""

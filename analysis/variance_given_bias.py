@@ -115,7 +115,7 @@ def bin_variances(parts: Decomposition, group: NDArray[np.integer], groups: int)
         Leading axis group.
     """
     bias = np.sqrt(np.clip(parts.bias2, 0.0, 1.0))
-    cell = group * BINS + np.minimum((bias * BINS).astype(np.int64), BINS - 1)
+    cell = group.astype(np.int64) * BINS + np.minimum((bias * BINS).astype(np.int64), BINS - 1)
 
     def sums(weights: NDArray[np.float64] | None) -> NDArray[np.float64]:
         found = np.bincount(cell, weights, minlength=groups * BINS)

@@ -434,12 +434,13 @@ def main(instances: int, bootstrap: bool, imports: bool, memory: bool) -> None:
         seconds = _seconds(lambda: synthetic_store(store, instances))
         click.echo(f"wrote {instances} instances in {seconds:.0f} s")
         ratios += bench_straightforward(store)
-        plain = _in_new_process(store, folder / "plain", ["--bootstrap", "0"])
+        options = ["--bootstrap", "0", "--bias-replicates", "0"]
+        plain = _in_new_process(store, folder / "plain", options)
         _print_stages(f"all splits of {instances} instances, without bootstrap", plain)
         if memory:
             fewer = instances // 10
             synthetic_store(folder / "fewer.zarr", fewer)
-            small = _in_new_process(folder / "fewer.zarr", folder / "fewer", ["--bootstrap", "0"])
+            small = _in_new_process(folder / "fewer.zarr", folder / "fewer", options)
             bench_memory(small, plain, fewer, instances)
         if bootstrap:
             options = ["--bootstrap", "1000", "--split", SMALL_SPLIT]

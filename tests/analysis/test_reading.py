@@ -1,14 +1,18 @@
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
 import pytest
+import xarray as xr
 from numpy.typing import NDArray
 
 import analysis.reading
 from analysis.reading import TaskPredictions, read_task
+from analysis.seed_moments import draw_moments
 from analysis.variance import decompose
+from analysis.variance_given_bias import bin_variances
 from configs.errors import InputError
 from predict.store import open_store
 from tests.analysis.simulation import simulate_probability, write_store
@@ -156,3 +160,69 @@ def test_without_probabilities_there_are_runs_only(tmp_path: Path) -> None:
     assert task.ensembles is None
     assert {loss for _, loss, _ in task.losses} == {"zero_one"}
     assert len(task.notes) == 2
+
+
+def test_moments_and_bins_are_those_of_the_whole_arrays(tmp_path: Path) -> None:
+    probability = two_sizes()
+    task = read(write_store(tmp_path / "inference.zarr", probability, splits=("dev", "hans")))
+    for size, values in probability.items():
+        p_gold = values[..., 0].astype(np.float64)
+        draws = {
+            ("squared", "last"): p_gold[..., -1],
+            ("squared", "all"): p_gold,
+            ("zero_one", "all"): values.argmax(axis=-1) == 0,
+        }
+        for (loss, checkpoints), of_all in draws.items():
+            for split, found in enumerate(task.losses[size, loss, checkpoints].moments):
+                expected = draw_moments(of_all[split::2])
+                np.testing.assert_allclose(found.loss, expected.loss, rtol=1e-12)
+                np.testing.assert_allclose(found.inner, expected.inner, rtol=1e-10, atol=1e-15)
+                np.testing.assert_allclose(found.noise, expected.noise, rtol=1e-10, atol=1e-15)
+                np.testing.assert_allclose(found.products, expected.products, rtol=1e-12)
+        right = (values.argmax(axis=-1) == 0)[..., -1]
+        for loss, of_last in {"zero_one": right, "squared": p_gold[..., -1]}.items():
+            bins = bin_variances(decompose(of_last), task.split_of, 2)
+            np.testing.assert_array_equal(task.binned[size, loss].instances, bins.instances)
+            np.testing.assert_allclose(task.binned[size, loss].squares, bins.squares, atol=1e-14)
+
+
+@pytest.mark.parametrize("chunks", [(2, 7, 4, 3, 2), (1, 23, 3, 2, 1), (1, 5, 1, 1, 2)])
+def test_chunks_of_any_shape_give_the_same(tmp_path: Path, chunks: tuple[int, ...]) -> None:
+    path = write_store(tmp_path / "inference.zarr", two_sizes(), unfinished=[("mini", 2, 1)])
+    dataset = xr.open_zarr(path, consolidated=False, chunks=None).load()
+    for name in dataset.variables:
+        dataset[name].encoding.clear()
+    dataset["correct"].encoding["chunks"] = chunks
+    dataset["probability"].encoding["chunks"] = (*chunks, 3)
+    other = tmp_path / "other.zarr"
+    dataset.to_zarr(other, zarr_format=3, consolidated=False)
+    one, two = read(path), read(other)
+    for size in range(2):
+        np.testing.assert_array_equal(one.runs.correct[size], two.runs.correct[size])
+        np.testing.assert_array_equal(one.run_correct[size], two.run_correct[size])
+    assert one.losses.keys() == two.losses.keys()
+    for key, sums in one.losses.items():
+        np.testing.assert_allclose(two.losses[key].variances, sums.variances, rtol=1e-12)
+
+
+def test_memory_beyond_the_counts_does_not_grow_with_the_instances(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chunk = 256
+    monkeypatch.setattr("predict.store.INSTANCES_PER_CHUNK", chunk)
+    monkeypatch.setattr(analysis.reading, "BLOCK_BYTES", 1)
+    peaks = {}
+    for instances in (4 * chunk, 16 * chunk):
+        path = tmp_path / f"{instances}.zarr"
+        probability = {"mini": simulate_probability(instances, 4, 3, 2, skill=1.0, seed=0)}
+        stores = [(path, open_store(write_store(path, probability)))]
+        read_task(stores)
+        tracemalloc.start()
+        task = read_task(stores)
+        peaks[instances] = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert task.runs.instances == instances
+    counts = 4 + 4  # a byte for each seed: runs and ensembles
+    per_instance = (peaks[16 * chunk] - peaks[4 * chunk]) / (12 * chunk)
+    # The predictions themselves take 24 bytes and their probabilities 288.
+    assert per_instance < counts + 16

@@ -8,7 +8,14 @@ from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
 from analysis.seed_differences import seed_differences
-from analysis.variance import decompose, decompose_counts
+from analysis.variance import (
+    TreeSums,
+    count_sums,
+    decompose,
+    decompose_counts,
+    decompose_sums,
+    tree_sums,
+)
 
 Tree = list | float
 
@@ -118,3 +125,36 @@ def test_disagreement_of_pairs_is_twice_the_variance(case: tuple[NDArray[np.int6
     pretrain, finetune = parts.variances.mean(axis=1)
     assert differences.finetune == pytest.approx(2 * finetune, abs=1e-12)
     assert differences.pretrain == pytest.approx(2 * (pretrain + finetune), abs=1e-12)
+
+
+@pytest.mark.parametrize("binary", [True, False])
+def test_sums_of_seeds_and_instances_give_the_average(binary: bool) -> None:
+    random = np.random.default_rng(8)
+    values = random.random((50, 4, 3, 2))
+    draws: NDArray = values < 0.7 if binary else values
+    expected = decompose(draws)
+    # Seed by seed, as they are read.
+    trees = [tree_sums(np.moveaxis(draws[:, seed], 0, -1)) for seed in range(4)]
+    total = np.sum([tree.total for tree in trees], axis=0)
+    below = np.sum([tree.squares for tree in trees], axis=0)
+    sums = TreeSums(total, np.concatenate([total[None] ** 2, below]))
+    found = decompose_sums(sums, (4, 3, 2))
+    np.testing.assert_allclose(found.bias2, expected.bias2, atol=1e-14)
+    np.testing.assert_allclose(found.variances, expected.variances, atol=1e-14)
+    added = TreeSums(sums.total.sum(), sums.squares.sum(axis=1))
+    average = decompose_sums(added, (4, 3, 2), instances=50)
+    np.testing.assert_allclose(average.bias2, expected.bias2.mean(), atol=1e-13)
+    np.testing.assert_allclose(average.variances, expected.variances.mean(axis=1), atol=1e-13)
+
+
+def test_sums_from_counts_are_those_of_the_draws() -> None:
+    draws = np.random.default_rng(9).random((4, 3, 5, 20)) < 0.6
+    one, other = tree_sums(draws), count_sums(draws.sum(axis=2))
+    np.testing.assert_array_equal(one.total, other.total)
+    np.testing.assert_array_equal(one.squares, other.squares)
+
+
+def test_no_instances_have_no_variance() -> None:
+    nothing = decompose_sums(TreeSums(np.array(0.0), np.zeros(3)), (2, 2), instances=0)
+    assert np.isnan(nothing.bias2)
+    assert np.isnan(nothing.variances).all()
