@@ -16,14 +16,8 @@ import pandas as pd
 from configs.folder import write_text
 from configs.schema import Experiment, Task
 from finetune.inference import predict_probabilities
-from finetune.stage import (
-    INPUTS,
-    FinetuningRun,
-    Hyperparameters,
-    finetune,
-    prepared_for,
-    total_steps,
-)
+from finetune.preparation import INPUTS, prepared_for
+from finetune.training import FinetuningRun, Hyperparameters, finetune, total_steps
 from pretrain.seeding import derive_seed, generator
 from pretrain.stage import largest_first
 from pretrain.workers import Advance, share_out

@@ -15,15 +15,8 @@ from configs.folder import prepare_folder
 from configs.schema import Experiment, Task
 from finetune.classifier import build_classifier
 from finetune.inference import predict_probabilities
-from finetune.stage import (
-    INPUTS,
-    classifier_file,
-    classifier_folder,
-    evaluation_frame,
-    prepared_folder,
-    prepared_for,
-    task_named,
-)
+from finetune.preparation import INPUTS, evaluation_frame, prepared_folder, prepared_for, task_named
+from finetune.stage import classifier_file, classifier_folder
 from predict.store import create_store, finish_runs, finished_runs, write_run
 from pretrain.checkpoint import read_arrays
 from pretrain.engine import assign_weights

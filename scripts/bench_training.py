@@ -147,16 +147,9 @@ def accuracy_from_random_weights(experiment: Experiment, task_name: str, size_na
     from tqdm import tqdm
 
     from finetune.inference import predict_probabilities
+    from finetune.preparation import INPUTS, evaluation_frame, prepared_for, task_named
     from finetune.search import chosen_hyperparameters
-    from finetune.stage import (
-        INPUTS,
-        FinetuningRun,
-        evaluation_frame,
-        finetune,
-        prepared_for,
-        task_named,
-        total_steps,
-    )
+    from finetune.training import FinetuningRun, finetune, total_steps
     from predict.correctness import correctness
     from pretrain.checkpoint import read_arrays
     from pretrain.encoder import initial_weights

@@ -1,0 +1,115 @@
+"""A task's instances, loaded, tokenized and kept once for all its runs."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from configs.schema import Experiment, Task
+from finetune.encoding import encode_instances
+from finetune.tasks import load_task
+from pretrain.checkpoint import Arrays, read_arrays, write_arrays
+from pretrain.stage import vocabulary_file
+from pretrain.wordpiece import build_tokenizer, read_vocabulary
+
+logger = logging.getLogger(__name__)
+
+INPUTS = ("token_ids", "segment_ids", "padding_mask")
+
+
+def prepared_folder(output: Path, task: str) -> Path:
+    """Where a task's tokenized instances are kept."""
+    return output / "tasks" / task
+
+
+def task_named(experiment: Experiment, name: str) -> Task:
+    """Look a task up by its name."""
+    return next(task for task in experiment.tasks if task.name == name)
+
+
+def prepare_task(experiment: Experiment, task: Task) -> None:
+    """Load and tokenize a task's instances, once."""
+    folder = prepared_folder(experiment.output, task.name)
+    done = folder / "evaluation.parquet"
+    if done.is_file():
+        return
+    data = load_task(task, experiment.world)
+    tokenizer = build_tokenizer(
+        read_vocabulary(vocabulary_file(experiment.output)),
+        lowercase=experiment.vocabulary.lowercase,
+    )
+    label_ids = {label: i for i, label in enumerate(task.labels)}
+    for name, frame, folds in (
+        ("train", data.train, data.fold_of_train),
+        ("evaluation", data.evaluation, data.fold_of_evaluation),
+    ):
+        arrays = encode_instances(frame, tokenizer, experiment.finetuning.sequence_length)
+        arrays["fold"] = folds
+        if name == "train":
+            arrays["label"] = np.array([label_ids[label] for label in frame["label"]], np.int32)
+        write_arrays(folder / f"{name}.safetensors", arrays)
+    # Last, because its presence says that the others are whole.
+    partial = done.with_name(f"{done.name}.partial")
+    data.evaluation.to_parquet(partial, index=False)
+    partial.replace(done)
+    logger.info(
+        "%s: %d instances to train on, %d to predict",
+        task.name,
+        len(data.train),
+        len(data.evaluation),
+    )
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A task's tokenized instances.
+
+    Attributes
+    ----------
+    train, evaluation : dict of str to array
+        `token_ids`, `segment_ids`, `padding_mask` [instance, position], `fold` [instance],
+        and for training `label` [instance].
+    folds : int
+        Classifiers per run.
+    """
+
+    train: Arrays
+    evaluation: Arrays
+    folds: int
+
+    def training_rows(self, fold: int) -> NDArray[np.int64]:
+        """Rows that the classifier of a fold is finetuned on."""
+        if self.folds == 1:
+            return np.arange(len(self.train["fold"]))
+        return np.flatnonzero(self.train["fold"] != fold)
+
+    def predicted_rows(self, fold: int) -> NDArray[np.int64]:
+        """Rows that the classifier of a fold predicts."""
+        return np.flatnonzero(self.evaluation["fold"] == fold)
+
+
+@lru_cache(maxsize=2)
+def open_prepared(folder: Path, folds: int) -> Prepared:
+    """Open a task's tokenized instances."""
+    return Prepared(
+        read_arrays(folder / "train.safetensors"),
+        read_arrays(folder / "evaluation.safetensors"),
+        folds,
+    )
+
+
+def prepared_for(experiment: Experiment, task: str) -> Prepared:
+    """Open the tokenized instances of a task of an experiment."""
+    folds = task_named(experiment, task).folds or 1
+    return open_prepared(prepared_folder(experiment.output, task), folds)
+
+
+def evaluation_frame(experiment: Experiment, task: str) -> pd.DataFrame:
+    """Read the instances that a task predicts: guid, split, texts, label and metadata."""
+    return pd.read_parquet(prepared_folder(experiment.output, task) / "evaluation.parquet")
