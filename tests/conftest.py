@@ -1,11 +1,111 @@
-"""Settings of every test's process, made before a training library is imported."""
+"""Settings of every test's process, and experiments that several tests look at."""
 
 from __future__ import annotations
 
+import json
 import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
+import pytest
+
+# Before a training library is imported.
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Everything that the tests need is made by them.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+_CACHE = tempfile.TemporaryDirectory(prefix="datasets-")
+os.environ.setdefault("HF_DATASETS_CACHE", _CACHE.name)
+
+
+def pytest_unconfigure() -> None:
+    _CACHE.cleanup()
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Folder of a small experiment that went through all stages, with its configuration."""
+    from tests.experiments import run_all_stages, small, write_config
+
+    folder = tmp_path_factory.mktemp("finished")
+    config = write_config(folder / "small.yaml", small("out"))
+    run_all_stages(config, "--workers", "2")
+    yield folder
+
+
+@pytest.fixture(scope="session")
+def from_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of an experiment on a `data.json`, with search, folds and single texts."""
+    from tests.experiments import run_all_stages, small, write_config
+
+    folder = tmp_path_factory.mktemp("from-files")
+    rows = release_rows()
+    release = {
+        "task_name": "mnli",
+        "label_list": ["contradiction", "entailment", "neutral"],
+        "train": [],
+        "predict": rows,
+    }
+    (folder / "data.json").write_text(json.dumps(release))
+    source = {"path": "json", "data_files": "data.json", "field": "predict"}
+    labelled = {**source, "guid": "guid"}
+    single = {
+        **labelled,
+        "text_b": None,
+        "label_map": {"contradiction": "no", "neutral": "no", "entailment": "yes"},
+    }
+    experiment = small("out")
+    del experiment["world"]
+    experiment["corpus"] = {
+        "sources": [{**source, "text": ["text_a", "text_b"], "rows_per_document": 2}]
+    }
+    experiment["sizes"] = experiment["sizes"][:1]
+    experiment["pretraining"] |= {"steps": 30, "warmup_steps": 3}
+    experiment["tasks"] = [
+        {
+            "name": "mnli",
+            "labels": ["contradiction", "entailment", "neutral"],
+            "train": {**labelled, "split": "train[:80]"},
+            "evaluation": {
+                "dev_matched": {**labelled, "split": "train[80:]", "metadata": ["genre"]}
+            },
+        },
+        {
+            "name": "entailed",
+            "labels": ["no", "yes"],
+            "folds": 3,
+            "train": {**single, "split": "train[:40]"},
+            "evaluation": {"dev_matched": {**single, "split": "train[40:70]"}},
+        },
+    ]
+    tuned: dict[str, Any] = experiment["finetuning"]
+    tuned |= {
+        "seeds": 1,
+        "epochs": 2,
+        "checkpoints": [2],
+        "search": {"batch_sizes": [8, 16], "learning_rates": [1.0e-9, 0.01], "held_out": 0.25},
+        "shuffle": {"buffer": 10},
+    }
+    del tuned["batch_size"], tuned["learning_rate"]
+    run_all_stages(write_config(folder / "files.yaml", experiment), "--workers", "2")
+    return folder
+
+
+def release_rows() -> list[dict[str, str]]:
+    from configs.schema import World
+    from pretrain.world import inference_rows
+
+    world = World(kinds=4, members=2, train=120)
+    return [
+        {
+            "guid": f"dev_matched-{i}",
+            "text_a": row["text_a"],
+            "text_b": row["text_b"],
+            "label": row["label"],
+            "genre": ("fiction", "travel")[i % 2],
+        }
+        for i, row in enumerate(inference_rows(world, "train"))
+    ]

@@ -106,3 +106,10 @@ def files_of(folder: Path) -> dict[str, bytes]:
         for path in sorted(folder.rglob("*"))
         if path.is_file()
     }
+
+
+def run_all_stages(config: Path, *options: str) -> None:
+    """Run the three stages that make a tensor, and fail with what they say if one fails."""
+    for stage in ("pretrain", "finetune", "predict"):
+        result = run_stage(stage, config, *options)
+        assert result.returncode == 0, result.stderr

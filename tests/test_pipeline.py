@@ -1,0 +1,194 @@
+"""All stages together: killed and run again, and on a user's own files."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import xarray as xr
+
+from tests.experiments import command, environment, files_of, run_stage, small, write_config
+
+# For each stage, the files at whose appearance it is killed, one start after another; None: at
+# a random moment of its first seconds.
+MOMENTS: dict[str, list[str | None]] = {
+    "pretrain": [
+        None,
+        "pretrain/*/p*/checkpoint-[2-9]0.safetensors",
+        "pretrain/base/p*/encoder.safetensors",
+    ],
+    "finetune": [
+        "finetune/*/*/p*/fold0/checkpoint-*.safetensors",
+        "finetune/*/*/p*/fold0/epoch-3.0000.safetensors",
+    ],
+    "predict": [
+        "predictions/inference.zarr/correct/c/*/*/*/*/*",
+        "predictions/inference.zarr/finished/c/*/*/*/*",
+    ],
+}
+LONGEST = 120.0
+
+
+def still_there(session: int) -> list[str]:
+    """Return the processes of a session that have not ended."""
+    listed = subprocess.run(
+        ["ps", "-A", "-o", "pid=,sess=,stat=,args="], capture_output=True, text=True, check=True
+    )
+    lines = [line.split(maxsplit=3) for line in listed.stdout.splitlines()]
+    return [" ".join(line) for line in lines if int(line[1]) == session and line[2][0] != "Z"]
+
+
+def wait_for(condition: Callable[[], bool], process: subprocess.Popen[bytes] | None = None) -> bool:
+    """Wait until a condition holds; False if a process ended first."""
+    until = time.monotonic() + LONGEST
+    while not condition():
+        if process is not None and process.poll() is not None:
+            return False
+        assert time.monotonic() < until, "nothing happened"
+        time.sleep(0.002)
+    return True
+
+
+def kill_at(stage: str, config: Path, pattern: str | None, rng: random.Random) -> bool:
+    """Start a stage and kill it when a new file of a pattern appears; whether it lived so long."""
+    output = config.parent / "out"
+    before = set(output.glob(pattern)) if pattern else set()
+    process = subprocess.Popen(
+        command(stage, config, "--workers", "2"),
+        cwd=config.parent,
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        if pattern is None:
+            time.sleep(rng.uniform(0.5, 5.0))
+        else:
+            wait_for(lambda: not before.issuperset(output.glob(pattern)), process)
+            time.sleep(rng.choice([0.0, rng.uniform(0.0, 0.2)]))
+        if rng.random() < 0.5:
+            process.kill()
+        else:
+            os.killpg(process.pid, signal.SIGKILL)
+        killed = process.wait() == -signal.SIGKILL
+        # Workers end with their parent, so that two never work on one run.
+        wait_for(lambda: not still_there(process.pid))
+    finally:
+        if still_there(process.pid):
+            os.killpg(process.pid, signal.SIGKILL)
+    return killed
+
+
+def open_tensor(folder: Path, task: str = "inference") -> xr.Dataset:
+    return xr.open_zarr(folder / "out" / "predictions" / f"{task}.zarr").load()
+
+
+def test_killed_at_any_moment_the_stages_go_on_to_the_same_tensor(
+    finished: Path, tmp_path: Path
+) -> None:
+    config = write_config(tmp_path / "small.yaml", small("out"))
+    rng = random.Random(20)
+    killed = 0
+    for stage, moments in MOMENTS.items():
+        for pattern in moments:
+            killed += kill_at(stage, config, pattern, rng)
+        # Any number of workers gives the same.
+        result = run_stage(stage, config, "--workers", "1" if stage == "predict" else "2")
+        assert result.returncode == 0, result.stderr
+    assert killed == sum(map(len, MOMENTS.values()))
+
+    never, often = open_tensor(finished), open_tensor(tmp_path)
+    assert set(never.variables) == set(often.variables)
+    for name in never.variables:
+        assert never[name].dtype == often[name].dtype
+        np.testing.assert_array_equal(never[name].values, often[name].values)
+    assert never["finished"].values.all()
+
+    # Nor do the weights differ, and nothing half-written or no longer needed stays.
+    one, other = (
+        {
+            name: content
+            for name, content in files_of(folder / "out").items()
+            if "events.out" not in name and not name.startswith("logs/")
+        }
+        for folder in (finished, tmp_path)
+    )
+    weights = {name for name in one if name.endswith((".safetensors", ".txt", ".bin", ".npy"))}
+    assert len(weights) > 4 + 2 * 2 * 2 * 2
+    assert all(one[name] == other[name] for name in weights)
+
+
+def test_a_finished_stage_run_again_changes_nothing(finished: Path) -> None:
+    def kept() -> dict[str, bytes]:
+        files = files_of(finished / "out")
+        return {name: value for name, value in files.items() if not name.startswith("logs/")}
+
+    before = kept()
+    for stage in ("pretrain", "predict"):
+        result = run_stage(stage, finished / "small.yaml")
+        assert result.returncode == 0, result.stderr
+        assert "0 of 4 runs to do" in result.stderr or "0 runs to do" in result.stderr
+    assert kept() == before
+
+
+def test_the_tensor_is_what_the_configuration_says(finished: Path) -> None:
+    tensor = open_tensor(finished)
+    assert dict(tensor.sizes) == {
+        "size": 2,
+        "instance": 50,
+        "pretrain_seed": 2,
+        "finetune_seed": 2,
+        "epoch": 2,
+        "label": 3,
+    }
+    assert tensor["size"].values.tolist() == ["mini", "base"]
+    assert tensor["epoch"].values.tolist() == [3, 4]
+    runs = tensor["probability"].values.transpose(0, 2, 3, 4, 1, 5).reshape(16, -1)
+    # No two runs say the same: each size, seed and epoch is a classifier of its own.
+    assert len(np.unique(runs, axis=0)) == 16
+
+
+def test_a_task_and_a_corpus_from_local_files(from_files: Path) -> None:
+    rows = json.loads((from_files / "data.json").read_text())["predict"]
+    tensor = open_tensor(from_files, "mnli")
+    assert tensor["guid"].values.tolist() == [row["guid"] for row in rows[80:]]
+    assert set(tensor["split"].values.tolist()) == {"dev_matched"}
+    assert tensor["gold"].values.tolist() == [row["label"] for row in rows[80:]]
+    assert tensor["finished"].values.all()
+    texts = pd.read_parquet(from_files / "out" / "predictions" / "mnli.instances.parquet")
+    for column in ("text_a", "text_b", "label", "genre"):
+        assert texts[column].tolist() == [row[column] for row in rows[80:]]
+    # Only what is there to train on trains: 80 instances.
+    prepared = from_files / "out" / "tasks" / "mnli"
+    assert (prepared / "train.safetensors").is_file()
+
+
+def test_with_folds_every_instance_is_predicted(from_files: Path) -> None:
+    rows = json.loads((from_files / "data.json").read_text())["predict"]
+    tensor = open_tensor(from_files, "entailed")
+    assert tensor["guid"].values.tolist() == [row["guid"] for row in rows[:70]]
+    gold = ["yes" if row["label"] == "entailment" else "no" for row in rows[:70]]
+    assert tensor["gold"].values.tolist() == gold
+    assert tensor["finished"].values.all()
+    folder = from_files / "out" / "finetune" / "entailed" / "mini" / "p1f1"
+    assert sorted(path.name for path in folder.iterdir()) == ["fold0", "fold1", "fold2"]
+
+
+@pytest.mark.parametrize("stage", ["finetune", "predict"])
+def test_a_stage_out_of_turn_names_the_one_before(tmp_path: Path, stage: str) -> None:
+    config = write_config(tmp_path / "small.yaml", small("out"))
+    result = run_stage(stage, config)
+    assert result.returncode == 2
+    assert result.stderr.count("\n") == 1
+    before = {"finetune": "pretrain", "predict": "finetune"}[stage]
+    assert result.stderr.rstrip().endswith(f"run python -m {before}")
