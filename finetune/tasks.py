@@ -111,7 +111,8 @@ def _read(task: Task, split: str, source: Examples, world: World | None) -> pd.D
     if source.label_map is not None:
         frame = frame[frame["label"].notna()].reset_index(drop=True)
     allowed = set(task.labels)
-    if split != "train" and "entailment" in allowed:
+    # With folds, what is predicted is trained on as well.
+    if split != "train" and task.folds is None and "entailment" in allowed:
         allowed.add(NON_ENTAILMENT)
     wrong = ~frame["label"].isin(allowed)
     if wrong.any():

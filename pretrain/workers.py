@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import multiprocessing
 import os
@@ -54,7 +55,7 @@ def share_out(
     ----------
     work : callable
         From the experiment, an item and a function that reports steps done, to a line that
-        says what was done. Importable by name.
+        says what was done. A function of a module.
     experiment : Experiment
         Handed to every call.
     items : sequence
@@ -84,8 +85,10 @@ def share_out(
     for _ in range(workers):
         waiting.put(None)
     threads = max((os.cpu_count() or 1) // workers, 1)
+    # By its name, so that a worker watches its parent before it imports TensorFlow.
+    name = (work.__module__, work.__name__)
     processes = [
-        context.Process(target=_worker, args=(work, experiment, waiting, said, threads))
+        context.Process(target=_worker, args=(name, experiment, waiting, said, threads))
         for _ in range(workers)
     ]
     for process in processes:
@@ -126,7 +129,11 @@ def share_out(
 
 
 def _worker(
-    work: Work, experiment: Experiment, waiting: Queue[Any], said: Queue[Any], threads: int
+    name: tuple[str, str],
+    experiment: Experiment,
+    waiting: Queue[Any],
+    said: Queue[Any],
+    threads: int,
 ) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
@@ -136,6 +143,7 @@ def _worker(
         tf.config.threading.set_intra_op_parallelism_threads(threads)
         tf.config.threading.set_inter_op_parallelism_threads(1)
         tf.config.experimental.enable_op_determinism()
+        work: Work = getattr(importlib.import_module(name[0]), name[1])
         while (item := waiting.get()) is not None:
             said.put(("done", work(experiment, item, lambda n: said.put(("steps", n)))))
         said.put(("end", None))
