@@ -211,8 +211,9 @@ def test_memory_beyond_the_counts_does_not_grow_with_the_instances(
     chunk = 256
     monkeypatch.setattr("predict.store.INSTANCES_PER_CHUNK", chunk)
     monkeypatch.setattr(analysis.reading, "BLOCK_BYTES", 1)
+    monkeypatch.setattr(analysis.reading, "NAMES_AT_ONCE", chunk)
     peaks = {}
-    for instances in (4 * chunk, 16 * chunk):
+    for instances in (4 * chunk, 40 * chunk):
         path = tmp_path / f"{instances}.zarr"
         probability = {"mini": simulate_probability(instances, 4, 3, 2, skill=1.0, seed=0)}
         stores = [(path, open_store(write_store(path, probability)))]
@@ -223,6 +224,6 @@ def test_memory_beyond_the_counts_does_not_grow_with_the_instances(
         tracemalloc.stop()
         assert task.runs.instances == instances
     counts = 4 + 4  # a byte for each seed: runs and ensembles
-    per_instance = (peaks[16 * chunk] - peaks[4 * chunk]) / (12 * chunk)
-    # The predictions themselves take 24 bytes and their probabilities 288.
+    per_instance = (peaks[40 * chunk] - peaks[4 * chunk]) / (36 * chunk)
+    # Eight bytes are the splits; the predictions take 24 and their probabilities 288.
     assert per_instance < counts + 16
