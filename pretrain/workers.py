@@ -49,7 +49,7 @@ def share_out(
     """Do `work` on every item, in the order given, by so many processes at a time.
 
     What an item yields does not depend on the number of workers or on who does it: each
-    worker is limited to its share of the cores.
+    worker computes on one core, because TensorFlow's sums depend on the number of threads.
 
     Parameters
     ----------
@@ -84,11 +84,10 @@ def share_out(
         waiting.put(item)
     for _ in range(workers):
         waiting.put(None)
-    threads = max((os.cpu_count() or 1) // workers, 1)
     # By its name, so that a worker watches its parent before it imports TensorFlow.
     name = (work.__module__, work.__name__)
     processes = [
-        context.Process(target=_worker, args=(name, experiment, waiting, said, threads))
+        context.Process(target=_worker, args=(name, experiment, waiting, said))
         for _ in range(workers)
     ]
     for process in processes:
@@ -133,14 +132,13 @@ def _worker(
     experiment: Experiment,
     waiting: Queue[Any],
     said: Queue[Any],
-    threads: int,
 ) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         start_backend(backend_log(experiment.output), for_good=True)
         import tensorflow as tf
 
-        tf.config.threading.set_intra_op_parallelism_threads(threads)
+        tf.config.threading.set_intra_op_parallelism_threads(1)
         tf.config.threading.set_inter_op_parallelism_threads(1)
         tf.config.experimental.enable_op_determinism()
         work: Work = getattr(importlib.import_module(name[0]), name[1])
