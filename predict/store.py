@@ -530,14 +530,29 @@ def _check_coordinates(path: Path, dataset: xr.Dataset) -> None:
             raise InputError(f"{path}: coordinate {name!r} is empty; a store has at least one")
         if name in ("split", "gold"):
             continue
-        values = coordinate.values.tolist()
-        if len(set(values)) < len(values):
-            twice = Counter(values).most_common(1)[0][0]
+        twice = _repeated(coordinate)
+        if twice is not None:
             raise InputError(
                 f"{path}: coordinate {name!r} holds {twice!r} twice; each may occur once"
             )
     if not dataset["epoch"].to_index().is_monotonic_increasing:
         raise InputError(f"{path}: coordinate 'epoch' is not ascending; write the last one last")
+
+
+def _repeated(coordinate: xr.DataArray) -> Any:
+    """Find the most frequent value, None if all values differ."""
+    (dim,) = coordinate.dims
+    # Names are read block by block and hashed: a million of them as Python text fill 100 MB.
+    blocks = (
+        coordinate.isel({dim: slice(start, start + INSTANCES_PER_CHUNK)}).values
+        for start in range(0, coordinate.size, INSTANCES_PER_CHUNK)
+    )
+    hashes = np.concatenate([pd.util.hash_array(block.astype(object)) for block in blocks])
+    hashes.sort()
+    if (hashes[1:] != hashes[:-1]).all():
+        return None
+    value, times = Counter(coordinate.values.tolist()).most_common(1)[0]
+    return value if times > 1 else None
 
 
 def _check_attributes(path: Path, dataset: xr.Dataset) -> None:
