@@ -229,7 +229,8 @@ def measure_analysis(store: Path, out: Path, options: Sequence[str]) -> list[Sta
     import analysis.tables
 
     stages = Stages()
-    for name in ("open_store", "read_task", "compare_sizes", "all_figures", "render_report"):
+    steps = ("open_store", "read_task", "compare_sizes", "add_uncertainty", "all_figures")
+    for name in (*steps, "render_report"):
         stages.wrap(analysis.command, name)
     for name in [name for name in vars(analysis.tables) if name.endswith("_table")]:
         stages.wrap(analysis.tables, name)
