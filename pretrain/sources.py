@@ -62,10 +62,11 @@ def load_rows(source: Source, world: World | None) -> datasets.Dataset:
     except Exception as error:
         # `datasets` raises whatever its readers raise; a user needs to know which source.
         where = ", ".join(files) if files else source.path
-        reason = str(error).strip().splitlines()
+        # The error of its own that it puts around a reader's says nothing.
+        cause = error.__cause__ or error
+        reason = f"{type(cause).__name__} {cause}".strip().splitlines()[0]
         raise InputError(
-            f"{where}: cannot be loaded ({reason[0] if reason else type(error).__name__}); "
-            "check the source's path, files, field and split"
+            f"{where}: cannot be loaded ({reason}); check the source's path, files, field and split"
         ) from error
 
 

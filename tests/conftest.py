@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +25,14 @@ def pytest_unconfigure() -> None:
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a small experiment that went through all stages, with its configuration."""
     from tests.experiments import run_all_stages, small, write_config
 
     folder = tmp_path_factory.mktemp("finished")
     config = write_config(folder / "small.yaml", small("out"))
-    run_all_stages(config, "--workers", "2")
-    yield folder
+    run_all_stages(config, "--workers", "1")
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,206 @@
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from configs.errors import InputError
+from configs.schema import Examples, Task, World
+from finetune.command import main as finetune
+from finetune.tasks import TaskData, load_task
+from pretrain.wordpiece import SPECIAL_TOKENS
+from pretrain.world import inference_rows
+from tests.experiments import small, write_config
+
+LABELS = ["contradiction", "entailment", "neutral"]
+
+
+def rows(n: int, first: int = 0, **changed: Any) -> list[dict[str, Any]]:
+    return [
+        {
+            "guid": f"dev-{i}",
+            "text_a": f"premise {i}",
+            "text_b": f"hypothesis {i}",
+            "label": LABELS[i % 3],
+            **changed,
+        }
+        for i in range(first, first + n)
+    ]
+
+
+def source(path: Path, data: list[dict[str, Any]], **options: Any) -> dict[str, Any]:
+    path.write_text(json.dumps({"predict": data}))
+    return {"path": "json", "data_files": str(path), "field": "predict", **options}
+
+
+def load(
+    folder: Path,
+    train: list[dict[str, Any]],
+    evaluation: list[dict[str, Any]],
+    folds: int | None = None,
+    labels: list[str] = LABELS,
+    **options: Any,
+) -> TaskData:
+    task = Task(
+        name="task",
+        labels=labels,
+        train=Examples(**source(folder / "train.json", train, **options)),
+        evaluation={"dev": Examples(**source(folder / "dev.json", evaluation, **options))},
+        folds=folds,
+    )
+    return load_task(task, None)
+
+
+def test_instances_of_local_files(tmp_path: Path) -> None:
+    data = load(tmp_path, rows(5), rows(4, genre="x"), guid="guid", metadata=[])
+    assert data.train["guid"].tolist() == [f"dev-{i}" for i in range(5)]
+    assert data.evaluation["guid"].tolist() == [f"dev-{i}" for i in range(4)]
+    assert data.evaluation["text_a"].tolist() == [f"premise {i}" for i in range(4)]
+    assert data.evaluation["text_b"].tolist() == [f"hypothesis {i}" for i in range(4)]
+    assert data.evaluation["label"].tolist() == [LABELS[i % 3] for i in range(4)]
+    assert data.folds == 1
+    assert (data.fold_of_train == 0).all()
+
+
+def test_without_guids_they_are_made_of_split_and_row(tmp_path: Path) -> None:
+    data = load(tmp_path, rows(2), rows(3))
+    assert data.train["guid"].tolist() == ["train-0", "train-1"]
+    assert data.evaluation["guid"].tolist() == ["dev-0", "dev-1", "dev-2"]
+
+
+def test_labels_are_mapped_and_rows_mapped_to_null_left_out(tmp_path: Path) -> None:
+    data = load(
+        tmp_path,
+        [{**row, "label": i} for i, row in enumerate(rows(3))],
+        [{**row, "label": i - 1} for i, row in enumerate(rows(4))],
+        labels=["no", "yes"],
+        label_map={"-1": None, "0": "no", "1": "yes", "2": "no"},
+    )
+    assert data.train["label"].tolist() == ["no", "yes", "no"]
+    assert data.evaluation["label"].tolist() == ["no", "yes", "no"]
+    assert data.evaluation["guid"].tolist() == ["dev-1", "dev-2", "dev-3"]
+
+
+def test_hans_says_non_entailment_of_what_is_predicted_alone(tmp_path: Path) -> None:
+    data = load(tmp_path, rows(3), rows(2, label="non-entailment"))
+    assert data.evaluation["label"].tolist() == ["non-entailment"] * 2
+    message = r"^tasks\.task\.train: train-0 has the label 'non-entailment'"
+    with pytest.raises(InputError, match=message):
+        load(tmp_path, rows(2, label="non-entailment"), rows(2))
+    with pytest.raises(InputError, match=r"^tasks\.task\.dev: dev-0 has the label 'non-"):
+        load(tmp_path, rows(3), rows(2, label="non-entailment"), folds=2)
+
+
+def test_folds_deal_every_instance_to_one_fold(tmp_path: Path) -> None:
+    data = load(tmp_path, rows(20), rows(11, first=20), folds=4, guid="guid")
+    assert data.train.equals(data.evaluation)
+    assert data.train["guid"].tolist() == [f"dev-{i}" for i in range(31)]
+    assert data.train["split"].tolist() == ["train"] * 20 + ["dev"] * 11
+    assert (data.fold_of_train == data.fold_of_evaluation).all()
+    assert sorted(np.bincount(data.fold_of_train).tolist()) == [7, 8, 8, 8]
+    # Dealt at random, not in turn.
+    assert (data.fold_of_train != np.arange(31) % 4).any()
+
+
+BAD: list[tuple[dict[str, Any], list[dict[str, Any]], str]] = [
+    ({"text_b": "hypothesis"}, rows(3), "tasks.task.dev: no column 'hypothesis'; its columns are"),
+    ({"guid": "id"}, rows(3), "tasks.task.dev: no column 'id'"),
+    ({"metadata": ["genre"]}, rows(3), "tasks.task.dev: no column 'genre'"),
+    (
+        {},
+        [*rows(2), *rows(1, label="maybe")],
+        "tasks.task.dev: dev-2 has the label 'maybe', which is not among contradiction,",
+    ),
+    ({}, [*rows(2), *rows(1, label=None)], "tasks.task.dev: dev-2 has the label "),
+    (
+        {"label_map": {"entailment": "entailment", "neutral": "neutral"}},
+        rows(3),
+        "tasks.task.dev.label_map: says nothing of the label 'contradiction'",
+    ),
+    (
+        {"label_map": dict.fromkeys(LABELS)},
+        rows(3),
+        "tasks.task.dev: has no instances; check its split and label_map",
+    ),
+    ({"guid": "guid"}, [*rows(3), *rows(1)], "tasks.task: the guid 'dev-0' stands twice"),
+    ({}, [*rows(1), *rows(1, text_b=None)], "tasks.task.dev: dev-1 has no text in text_b"),
+    ({"split": "validation"}, rows(3), "{dev}: cannot be loaded (ValueError Unknown split"),
+    ({"data_files": "absent.json"}, rows(3), "absent.json: no such file"),
+    ({"field": "predictions"}, rows(3), "{dev}: cannot be loaded (KeyError 'predictions')"),
+]
+
+
+@pytest.fixture
+def quiet_log() -> Iterator[None]:
+    """Take away the handlers that a command adds to the log."""
+    before = logging.getLogger().handlers[:]
+    yield
+    logging.getLogger().handlers[:] = before
+
+
+@pytest.mark.parametrize(("options", "data", "message"), BAD)
+@pytest.mark.usefixtures("quiet_log")
+def test_bad_instances_are_refused_in_one_line(
+    tmp_path: Path, options: dict[str, Any], data: list[dict[str, Any]], message: str
+) -> None:
+    experiment = small(tmp_path / "out")
+    experiment["tasks"] = [
+        {
+            "name": "task",
+            "labels": LABELS,
+            "train": source(tmp_path / "train.json", rows(6)),
+            "evaluation": {"dev": source(tmp_path / "dev.json", data) | options},
+        }
+    ]
+    config = write_config(tmp_path / "experiment.yaml", experiment)
+    # As if pretraining were done.
+    (tmp_path / "out").mkdir()
+    runner = CliRunner()
+    assert runner.invoke(finetune, [str(config)]).exit_code == 2
+    for size in ("mini", "base"):
+        for seed in (1, 2):
+            encoder = tmp_path / "out" / "pretrain" / size / f"p{seed}" / "encoder.safetensors"
+            encoder.parent.mkdir(parents=True)
+            encoder.touch()
+    (tmp_path / "out" / "vocab.txt").write_text("\n".join([*SPECIAL_TOKENS, "a"]))
+    result = runner.invoke(finetune, [str(config)])
+    assert result.exit_code == 2
+    # After what `datasets` shows of its progress, one line.
+    *progress, line = result.stderr.splitlines()
+    assert all("Generating" in one or not one or "Failed" in one for one in progress)
+    assert line.startswith("Error: " + message.replace("{dev}", str(tmp_path / "dev.json")))
+    assert not (tmp_path / "out" / "tasks" / "task" / "evaluation.parquet").exists()
+
+
+@pytest.mark.usefixtures("quiet_log")
+def test_finetuning_before_pretraining_says_what_to_run(tmp_path: Path) -> None:
+    config = write_config(tmp_path / "small.yaml", small(tmp_path / "out"))
+    result = CliRunner().invoke(finetune, [str(config)])
+    assert result.exit_code == 2
+    assert result.stderr == (
+        f"Error: {tmp_path / 'out'}: 4 encoders are not pretrained yet (mini/p1 first); "
+        "run python -m pretrain\n"
+    )
+
+
+def test_the_world_s_instances_keep_their_metadata() -> None:
+    world = World(train=5, evaluation=40)
+    columns = ["true_label", "wrong_label", "construction", "heuristic"]
+    task = Task(
+        name="inference",
+        labels=LABELS,
+        train=Examples(path="world", name="inference", split="train"),
+        evaluation={
+            "dev": Examples(path="world", name="inference", split="evaluation", metadata=columns)
+        },
+    )
+    data = load_task(task, world)
+    made = inference_rows(world, "evaluation")
+    for column in ("text_a", "text_b", "label", *columns):
+        assert data.evaluation[column].tolist() == [row[column] for row in made]
