@@ -357,14 +357,19 @@ class _SizeReader:
         with ThreadPoolExecutor(min(os.cpu_count() or 1, MOST_THREADS)) as pool:
             for start in range(0, instances, block):
                 stop = min(start + block, instances)
-                local = np.flatnonzero(self.split_of[start:stop] >= 0)
-                if len(local) and len(self.chosen):
-                    part = _Block(self, slice(start, stop), local)
-                    rows = slice(written, written + len(local))
-                    found = [seed for tile in pool.map(part.read, tiles) for seed in tile]
-                    self._add(part, rows, found)
-                    written += len(local)
+                written += self._read_block(pool, slice(start, stop), tiles, written)
                 advance(stop - start)
+
+    def _read_block(
+        self, pool: ThreadPoolExecutor, instances: slice, tiles: Sequence[slice], written: int
+    ) -> int:
+        """Read and add one block; return how many of its instances are kept."""
+        local = np.flatnonzero(self.split_of[instances] >= 0)
+        if len(local) and len(self.chosen):
+            block = _Block(self, instances, local)
+            seeds = [seed for tile in pool.map(block.read, tiles) for seed in tile]
+            self._add(block, slice(written, written + len(local)), seeds)
+        return len(local)
 
     def _open_arrays(self) -> dict[str, zarr.Array]:
         """Open what is read block by block: by Zarr, as xarray adds half again to each chunk."""

@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from scipy.stats import fisher_exact
 from tabulate import tabulate
 
-from predict.store import create_store, open_store
+from predict.store import INSTANCES_PER_CHUNK, create_store, open_store
 
 SIZES = ("mini", "small", "medium", "base", "large")
 LABELS = ("contradiction", "entailment", "neutral")
@@ -273,7 +273,8 @@ def bench_memory(small: list[Stage], large: list[Stage], fewer: int, more: int) 
     click.echo(
         f"\nmemory: peak {small[-1].peak:.0f} MiB at {fewer} instances, {large[-1].peak:.0f} MiB "
         f"at {more}: {growth:.0f} bytes per instance, of which {counts} are counts "
-        f"({predictions} bytes per instance in the store)"
+        f"({predictions} bytes per instance in the store); up to {INSTANCES_PER_CHUNK} instances "
+        "are read at once, so below that the buffers grow too"
     )
 
 
