@@ -38,7 +38,11 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def from_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of an experiment on a `data.json`, with search, folds and single texts."""
-    from tests.experiments import run_all_stages, small, write_config
+    from configs.schema import Experiment
+    from finetune.stage import finetune_experiment
+    from predict.run import predict_experiment
+    from pretrain.stage import pretrain_experiment
+    from tests.experiments import small, work_here, write_config
 
     folder = tmp_path_factory.mktemp("from-files")
     rows = release_rows()
@@ -53,15 +57,16 @@ def from_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     labelled = {**source, "guid": "guid"}
     single = {
         **labelled,
+        "text_a": "text_b",
         "text_b": None,
         "label_map": {"contradiction": "no", "neutral": "no", "entailment": "yes"},
     }
-    experiment = small("out")
+    experiment = small(folder / "out")
     del experiment["world"]
     experiment["corpus"] = {
         "sources": [{**source, "text": ["text_a", "text_b"], "rows_per_document": 2}]
     }
-    experiment["sizes"] = experiment["sizes"][:1]
+    experiment["sizes"] = experiment["sizes"][1:]
     experiment["pretraining"] |= {"steps": 30, "warmup_steps": 3}
     experiment["tasks"] = [
         {
@@ -83,13 +88,20 @@ def from_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tuned: dict[str, Any] = experiment["finetuning"]
     tuned |= {
         "seeds": 1,
-        "epochs": 2,
-        "checkpoints": [2],
-        "search": {"batch_sizes": [8, 16], "learning_rates": [1.0e-9, 0.01], "held_out": 0.25},
+        "epochs": 4,
+        "checkpoints": [4],
+        "optimizer": {"beta_2": 0.98},
+        "search": {"batch_sizes": [8, 16], "learning_rates": [1.0e-9, 0.03], "held_out": 0.25},
         "shuffle": {"buffer": 10},
     }
     del tuned["batch_size"], tuned["learning_rate"]
-    run_all_stages(write_config(folder / "files.yaml", experiment), "--workers", "2")
+    write_config(folder / "files.yaml", experiment)
+    loaded = Experiment.model_validate(experiment)
+    with work_here(), pytest.MonkeyPatch.context() as patch:
+        # Files are relative to the folder in which a stage is run.
+        patch.chdir(folder)
+        for stage in (pretrain_experiment, finetune_experiment, predict_experiment):
+            stage(loaded, 1)
     return folder
 
 
@@ -98,11 +110,17 @@ def release_rows() -> list[dict[str, str]]:
     from pretrain.world import inference_rows
 
     world = World(kinds=4, members=2, train=120)
+    # Easy to learn, so that a learning rate of almost nothing is worse.
+    hints = {
+        "entailment": "So it is . It is so .",
+        "neutral": "Who knows ? Nobody knows .",
+        "contradiction": "Not at all . Never .",
+    }
     return [
         {
             "guid": f"dev_matched-{i}",
             "text_a": row["text_a"],
-            "text_b": row["text_b"],
+            "text_b": hints[row["label"]],
             "label": row["label"],
             "genre": ("fiction", "travel")[i % 2],
         }

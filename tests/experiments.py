@@ -5,12 +5,16 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
 from configs.schema import Experiment
+from pretrain.workers import Work
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -113,3 +117,31 @@ def run_all_stages(config: Path, *options: str) -> None:
     for stage in ("pretrain", "finetune", "predict"):
         result = run_stage(stage, config, *options)
         assert result.returncode == 0, result.stderr
+
+
+def start_training_library() -> None:
+    """Set TensorFlow in this process as a worker does."""
+    import tensorflow as tf
+
+    tf.config.threading.set_intra_op_parallelism_threads(1)
+    tf.config.threading.set_inter_op_parallelism_threads(1)
+    tf.config.experimental.enable_op_determinism()
+
+
+@contextmanager
+def work_here() -> Iterator[None]:
+    """Let stages do their work in this process, where TensorFlow is imported already."""
+    import finetune.search
+    import finetune.stage
+    import predict.run
+    import pretrain.stage
+
+    def share_out(work: Work, experiment: Experiment, items: Sequence[Any], **options: Any) -> None:
+        for item in items:
+            work(experiment, item, lambda steps: None)
+
+    start_training_library()
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (pretrain.stage, finetune.search, finetune.stage, predict.run):
+            patch.setattr(module, "share_out", share_out)
+        yield

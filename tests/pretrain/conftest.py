@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-import tensorflow as tf
 
 from configs.schema import Experiment
 from pretrain.corpus import open_corpus, tokenize_corpus
@@ -14,9 +13,9 @@ from pretrain.engine import Engine
 from pretrain.sources import documents
 from pretrain.stage import PairBatches, build_engine
 from pretrain.wordpiece import build_tokenizer, train_vocabulary
-from tests.experiments import small_experiment
+from tests.experiments import small_experiment, start_training_library
 
-tf.config.experimental.enable_op_determinism()
+start_training_library()
 
 
 @dataclass(frozen=True)
