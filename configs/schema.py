@@ -68,7 +68,7 @@ class World(Strict):
 
     seed: int = 0
     kinds: Annotated[int, Field(ge=4, le=40)] = 8
-    members: Annotated[int, Field(ge=2, le=40)] = 12
+    members: Annotated[int, Field(ge=2, le=40)] = 10
     documents: PositiveInt = 6000
     train: PositiveInt = 3200
     evaluation: PositiveInt = 2000
