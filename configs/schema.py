@@ -405,8 +405,12 @@ def load_experiment(path: Path | str) -> Experiment:
 
 
 def _first_problem(error: ValidationError) -> str:
-    """Name the field of the first problem, and count the others."""
-    problem = error.errors()[0]
+    """Name the field of the first problem, and count the others.
+
+    An unknown key comes first: a misspelt field is also missing under its right name.
+    """
+    problems = sorted(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
+    problem = problems[0]
     field = ".".join(str(part) for part in problem["loc"])
     if problem["type"] == "extra_forbidden":
         reason = "unknown key; remove it or correct its spelling"

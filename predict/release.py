@@ -609,12 +609,14 @@ def export_release(
         def write(item: tuple[ReleasedRun, Sequence[int]]) -> None:
             run, position = item
             slices = dataset.isel(_at(position))
-            probability = _untied(
-                slices["probability"].values.astype(np.float32),
-                slices["correct"].values,
-                gold,
-                labels,
-            )
+            try:
+                stored, correct = slices["probability"].values, slices["correct"].values
+            except (OSError, RuntimeError, ValueError) as error:
+                raise InputError(
+                    f"{path}: {run.file_name.removesuffix('.tsv')} cannot be read; copy or write"
+                    " the store again"
+                ) from error
+            probability = _untied(stored.astype(np.float32), correct, gold, labels)
             if probability is None:
                 raise InputError(
                     f"{path}: 'correct' of {run.file_name.removesuffix('.tsv')} does not follow"

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from configs.errors import InputError
+
 
 def start_backend(log: Path, *, for_good: bool = False) -> None:
     """Import TensorFlow and look for devices, with what its libraries say going to a file.
@@ -18,6 +20,11 @@ def start_backend(log: Path, *, for_good: bool = False) -> None:
         The file to add to.
     for_good : bool
         Leave standard error there, as in a worker, whose words reach the user by its parent.
+
+    Raises
+    ------
+    InputError
+        If the libraries for training are not installed.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")
@@ -30,6 +37,11 @@ def start_backend(log: Path, *, for_good: bool = False) -> None:
 
         tf.config.list_physical_devices()
         import keras_hub  # noqa: F401
+    except ImportError as error:
+        raise InputError(
+            f"{error.name or 'TensorFlow'} is not installed; training and prediction need "
+            "pip install -c constraints.txt -e '.[train]'"
+        ) from error
     finally:
         if not for_good:
             os.dup2(shown, 2)

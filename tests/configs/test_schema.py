@@ -124,6 +124,13 @@ def test_folds_take_the_name_train() -> None:
         Experiment.model_validate(experiment)
 
 
+def test_a_misspelt_field_is_named_before_the_one_it_stands_for(tmp_path: Path) -> None:
+    experiment = small("out")
+    experiment["pretraining"]["warm_up_steps"] = experiment["pretraining"].pop("warmup_steps")
+    with pytest.raises(InputError, match=r"pretraining\.warm_up_steps: unknown key"):
+        load_experiment(write_config(tmp_path / "bad.yaml", experiment))
+
+
 def test_two_problems_make_one_line(tmp_path: Path) -> None:
     experiment = changed(changed(small("out"), "pretraining.seeds", 3), "finetuning.epochs", "x")
     with pytest.raises(InputError, match=r"pretraining\.seeds: .* \(and 1 more\)$"):

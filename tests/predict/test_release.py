@@ -397,6 +397,13 @@ def test_a_store_that_cannot_be_exported(tmp_path: Path) -> None:
     assert_one_line(run("export-release", store, "--out", source), "already exists")
     assert_one_line(run("export-release", tmp_path / "none.zarr", "--out", tmp_path / "x"), "none")
     assert tree(tmp_path) == before
+    damaged = tmp_path / "damaged.zarr"
+    shutil.copytree(store, damaged)
+    shutil.copy(instances_path(store), instances_path(damaged))
+    for chunk in (damaged / "probability" / "c").rglob("*"):
+        if chunk.is_file():
+            chunk.write_bytes(b"no chunk")
+    assert_one_line(run("export-release", damaged, "--out", tmp_path / "x"), "cannot be read")
     instances_path(store).unlink()
     assert_one_line(run("export-release", store, "--out", tmp_path / "x"), "instances.parquet")
     assert not (tmp_path / "x").exists()
