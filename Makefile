@@ -1,5 +1,6 @@
 # Each target first makes its own virtual environment if there is none.
 #   .venv           everything: training, tests, checks
+#                   (tests and benchmarks add the implementations that they compare with)
 #   .venv-analysis  the analysis alone: no TensorFlow, no Keras
 PYTHON ?= python3
 CONFIG ?= configs/paper.yaml
@@ -10,6 +11,7 @@ export TF_CPP_MIN_LOG_LEVEL ?= 2
 export KERAS_BACKEND ?= tensorflow
 
 FULL := .venv/installed
+PEERS := .venv/peers
 BASE := .venv-analysis/installed
 
 .PHONY: demo test check reproduce analyze bench clean
@@ -29,16 +31,20 @@ check: $(FULL)
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 
-test: $(FULL) $(BASE)
+test: $(PEERS) $(BASE)
 	.venv-analysis/bin/python -m pytest -q tests/analysis
 	.venv/bin/python -m pytest -q tests --ignore=tests/analysis
 
-bench: $(FULL)
+bench: $(PEERS)
 	.venv/bin/python -m scripts.bench
 
 $(FULL): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	.venv/bin/python -m pip install -q -c constraints.txt -e '.[train,dev]'
+	touch $@
+
+$(PEERS): $(FULL)
+	.venv/bin/python -m pip install -q -c constraints.txt -e '.[train,dev,peers]'
 	touch $@
 
 $(BASE): pyproject.toml constraints.txt
