@@ -1,11 +1,13 @@
 """The schema of an experiment: what `pocket.yaml` and `paper.yaml` may say.
 
 Unknown keys, wrong types and impossible combinations are refused with the field's name.
-Paths in an experiment are relative to the folder in which the command is run.
+Paths in an experiment are relative to the folder in which the command is run. `tasks` may be
+the name of another experiment's file, relative to the first, whose tasks are taken.
 """
 
 from __future__ import annotations
 
+import re
 from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -15,9 +17,11 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    Discriminator,
     Field,
     PositiveFloat,
     PositiveInt,
+    Tag,
     ValidationError,
     ValidationInfo,
     field_validator,
@@ -209,6 +213,64 @@ class Pretraining(Strict):
         return self
 
 
+class Checkpoints(Strict):
+    """Encoders that others pretrained, in place of pretraining: see `pretrain.checkpoint_import`.
+
+    `checkpoints` names one for each size: a folder, or a model of the Hugging Face hub, with
+    `{seed}` for the pretraining seed (`first_seed` and so many `seeds` from there on);
+    `revision` is the hub's. They bring their own vocabulary. `sequence_length` is the number of
+    their positions and `lowercase` what their tokenizer does; a checkpoint that says otherwise
+    is refused.
+
+    `gelu` is what the encoder computes. Google's own code, which BERT, Turc et al.'s models and
+    the MultiBERTs were pretrained with, has the `tanh` approximation. Converted, they say only
+    `gelu`, which `transformers` computes with the error function: `erf` is for checkpoints
+    that were pretrained with it.
+    """
+
+    checkpoints: Annotated[dict[Name, str], Field(min_length=1)]
+    first_seed: Annotated[int, Field(ge=0)] = 1
+    seeds: PositiveInt = 1
+    sequence_length: Annotated[int, Field(ge=8)] = 512
+    lowercase: bool = True
+    gelu: Literal["tanh", "erf"] = "tanh"
+    revision: str | None = None
+
+    @model_validator(mode="after")
+    def _a_checkpoint_for_every_seed(self) -> Self:
+        for size, where in self.checkpoints.items():
+            if re.search(r"[{}]", where.replace("{seed}", "")) or not where.strip():
+                raise ValueError(
+                    f"checkpoints.{size}: {where!r} is no folder or hub name; only {{seed}} may "
+                    "be in braces"
+                )
+            if self.seeds > 1 and "{seed}" not in where:
+                raise ValueError(
+                    f"checkpoints.{size}: {where!r} is one checkpoint for {self.seeds} seeds; "
+                    "put {seed} where their names differ"
+                )
+        return self
+
+    def checkpoint(self, size: str, seed: int) -> str:
+        """Folder or hub name of the checkpoint of one size and pretraining seed."""
+        return self.checkpoints[size].replace("{seed}", str(seed))
+
+
+_ORIGINS = ("trained", "imported")
+
+
+def _origin(value: Any) -> str:
+    """Whether `pretraining` names checkpoints or says how to train."""
+    named = isinstance(value, Checkpoints) or (isinstance(value, dict) and "checkpoints" in value)
+    return _ORIGINS[named]
+
+
+Encoders = Annotated[
+    Annotated[Pretraining, Tag(_ORIGINS[0])] | Annotated[Checkpoints, Tag(_ORIGINS[1])],
+    Discriminator(_origin),
+]
+
+
 class Examples(Source):
     """Labelled instances: a source, and which of its columns mean what.
 
@@ -307,15 +369,19 @@ class Prediction(Strict):
 
 
 class Experiment(Strict):
-    """A whole experiment, from text to predictions."""
+    """A whole experiment, from text to predictions.
+
+    `pretraining` says how to pretrain the encoders, or which checkpoints to take; these need
+    no corpus, and bring their vocabulary.
+    """
 
     name: Name
     output: Path
     world: World | None = None
-    corpus: Corpus
-    vocabulary: Vocabulary
+    corpus: Corpus | None = None
+    vocabulary: Vocabulary | None = None
     sizes: Annotated[list[Size], Field(min_length=1)]
-    pretraining: Pretraining
+    pretraining: Encoders
     tasks: Annotated[list[Task], Field(min_length=1)]
     finetuning: Finetuning
     prediction: Prediction = Prediction()
@@ -329,6 +395,7 @@ class Experiment(Strict):
             twice = sorted({name for name in names if names.count(name) > 1})
             if twice:
                 raise ValueError(f"{field}: the name {twice[0]!r} is given twice")
+        self._text_or_checkpoints()
         if self.finetuning.sequence_length > self.pretraining.sequence_length:
             raise ValueError(
                 f"finetuning.sequence_length: {self.finetuning.sequence_length} is longer than "
@@ -344,17 +411,58 @@ class Experiment(Strict):
             )
         return self
 
+    def _text_or_checkpoints(self) -> None:
+        for field, given in (("corpus", self.corpus), ("vocabulary", self.vocabulary)):
+            if isinstance(self.pretraining, Pretraining) and given is None:
+                raise ValueError(f"{field}: missing; pretraining needs it")
+            if isinstance(self.pretraining, Checkpoints) and given is not None:
+                raise ValueError(
+                    f"{field}: nothing is pretrained here, and checkpoints have their own "
+                    "vocabulary; leave it out"
+                )
+        if isinstance(self.pretraining, Checkpoints):
+            names, named = {size.name for size in self.sizes}, set(self.pretraining.checkpoints)
+            if names - named:
+                raise ValueError(
+                    f"pretraining.checkpoints: name one for the size {min(names - named)!r}"
+                )
+            if named - names:
+                raise ValueError(
+                    f"pretraining.checkpoints.{min(named - names)}: no size has this name"
+                )
+
     def sources(self) -> list[Source]:
         """Every source of rows that the experiment names."""
-        found: list[Source] = list(self.corpus.sources)
+        found: list[Source] = list(self.corpus.sources) if self.corpus is not None else []
         for task in self.tasks:
             found += [task.train, *task.evaluation.values()]
         return found
 
     @property
+    def recipe(self) -> Pretraining:
+        """How the encoders are pretrained, where they are."""
+        assert isinstance(self.pretraining, Pretraining), "the encoders come from checkpoints"
+        return self.pretraining
+
+    @property
+    def lowercase(self) -> bool:
+        """Whether the tokenizer lowercases text and strips accents."""
+        if isinstance(self.pretraining, Checkpoints):
+            return self.pretraining.lowercase
+        assert self.vocabulary is not None  # asked for by the schema
+        return self.vocabulary.lowercase
+
+    @property
+    def gelu(self) -> Literal["tanh", "erf"]:
+        """How the encoders compute their activation: BERT's own way unless checkpoints differ."""
+        return self.pretraining.gelu if isinstance(self.pretraining, Checkpoints) else "tanh"
+
+    @property
     def pretrain_seeds(self) -> list[int]:
-        """Pretraining seeds, 1 to n."""
-        return list(range(1, self.pretraining.seeds + 1))
+        """Pretraining seeds: 1 to n, or those of the checkpoints."""
+        one = self.pretraining
+        first = one.first_seed if isinstance(one, Checkpoints) else 1
+        return list(range(first, first + one.seeds))
 
     @property
     def finetune_seeds(self) -> list[int]:
@@ -385,6 +493,27 @@ def load_experiment(path: Path | str) -> Experiment:
         names the file and the field.
     """
     path = Path(path)
+    data = _read_mapping(path)
+    if isinstance(data.get("tasks"), str):
+        data["tasks"] = _tasks_of(path, data["tasks"])
+    try:
+        return Experiment.model_validate(data)
+    except ValidationError as error:
+        raise InputError(f"{path}: {_first_problem(error)}") from error
+
+
+def _tasks_of(path: Path, other: str) -> list[Any]:
+    """Take the tasks of another experiment, named relative to the one that refers to it."""
+    tasks = _read_mapping(path.parent / other).get("tasks")
+    if not isinstance(tasks, list):
+        raise InputError(
+            f"{path}: tasks: {other} has no list of tasks; name an experiment that has one"
+        )
+    return tasks
+
+
+def _read_mapping(path: Path) -> dict[str, Any]:
+    """Read an experiment's YAML, not checked against the schema yet."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -398,10 +527,7 @@ def load_experiment(path: Path | str) -> Experiment:
         raise InputError(f"{path}{line}: not valid YAML; mend the file") from error
     if not isinstance(data, dict):
         raise InputError(f"{path}: an experiment is a mapping of fields; see configs/pocket.yaml")
-    try:
-        return Experiment.model_validate(data)
-    except ValidationError as error:
-        raise InputError(f"{path}: {_first_problem(error)}") from error
+    return data
 
 
 def _first_problem(error: ValidationError) -> str:
@@ -411,7 +537,12 @@ def _first_problem(error: ValidationError) -> str:
     """
     problems = sorted(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
     problem = problems[0]
-    field = ".".join(str(part) for part in problem["loc"])
+    # Pydantic puts the branch of a union after the field's name.
+    field = ".".join(
+        str(part)
+        for before, part in zip((None, *problem["loc"]), problem["loc"], strict=False)
+        if (before, part) not in {("pretraining", origin) for origin in _ORIGINS}
+    )
     if problem["type"] == "extra_forbidden":
         reason = "unknown key; remove it or correct its spelling"
     else:

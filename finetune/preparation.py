@@ -42,7 +42,7 @@ def prepare_task(experiment: Experiment, task: Task) -> None:
     data = load_task(task, experiment.world)
     tokenizer = build_tokenizer(
         read_vocabulary(vocabulary_file(experiment.output)),
-        lowercase=experiment.vocabulary.lowercase,
+        lowercase=experiment.lowercase,
     )
     label_ids = {label: i for i, label in enumerate(task.labels)}
     for name, frame, folds in (

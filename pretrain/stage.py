@@ -84,7 +84,7 @@ def pretrain_experiment(experiment: Experiment, workers: int) -> None:
         pretrain_run,
         experiment,
         missing,
-        steps=len(missing) * experiment.pretraining.steps,
+        steps=len(missing) * experiment.recipe.steps,
         workers=workers,
         label="pretraining",
     )
@@ -94,14 +94,15 @@ def _prepare_vocabulary(experiment: Experiment, output: Path) -> None:
     target = vocabulary_file(output)
     if target.is_file():
         return
-    settings = experiment.vocabulary
+    settings, corpus = experiment.vocabulary, experiment.corpus
+    assert settings is not None and corpus is not None  # the schema asks for both
     if settings.file is not None:
         entries = read_vocabulary(settings.file)
     else:
         assert settings.size is not None  # the schema asks for one of the two
 
         def sentences() -> Iterator[str]:
-            for document in documents(experiment.corpus, experiment.world):
+            for document in documents(corpus, experiment.world):
                 yield from document
 
         entries = train_vocabulary(sentences, size=settings.size, lowercase=settings.lowercase)
@@ -113,8 +114,9 @@ def _prepare_corpus(experiment: Experiment, output: Path) -> None:
     folder = output / "corpus"
     if folder.is_dir():
         return
+    assert experiment.corpus is not None  # the schema asks for it
     tokenizer = build_tokenizer(
-        read_vocabulary(vocabulary_file(output)), lowercase=experiment.vocabulary.lowercase
+        read_vocabulary(vocabulary_file(output)), lowercase=experiment.lowercase
     )
     with tqdm(desc="tokenizing", unit=" characters", unit_scale=True) as bar:
         tokenize_corpus(
@@ -140,7 +142,7 @@ class PairBatches:
     """
 
     def __init__(self, experiment: Experiment, corpus: Corpus, vocabulary: list[str]) -> None:
-        self.settings = experiment.pretraining
+        self.settings = experiment.recipe
         self.corpus = corpus
         self.ids = {token: vocabulary.index(token) for token in SPECIAL_TOKENS}
         special = set(self.ids.values())
@@ -202,7 +204,7 @@ def _open_batches(experiment_json: str) -> PairBatches:
 
 def build_engine(experiment: Experiment, size: Size, vocabulary: int) -> Engine:
     """Build the engine that pretrains one size."""
-    settings = experiment.pretraining
+    settings = experiment.recipe
     model = build_pretraining_model(
         size, vocabulary=vocabulary, positions=settings.sequence_length, dropout=settings.dropout
     )
@@ -244,7 +246,7 @@ def pretrain_run(experiment: Experiment, item: tuple[str, int], advance: Advance
     size, seed = item
     as_json = experiment.model_dump_json()
     engine, batches = _engine(as_json, size), _open_batches(as_json)
-    settings = experiment.pretraining
+    settings = experiment.recipe
     run = Run(
         name=f"{size}/p{seed}",
         folder=run_folder(experiment.output, size, seed),

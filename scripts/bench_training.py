@@ -66,7 +66,7 @@ def measure_throughput(
     vocabulary = read_vocabulary(vocabulary_file(experiment.output))
     batches = PairBatches(experiment, open_corpus(experiment.output / "corpus"), vocabulary)
     size = next(size for size in experiment.sizes if size.name == size_name)
-    settings = experiment.pretraining
+    settings = experiment.recipe
     folder = Path(tempfile.mkdtemp())
     run = Run("bench", folder, run_seeds("bench", size_name), settings.learning_rate)
     made = [batches(run, step) for step in range(steps)]
@@ -174,7 +174,7 @@ def accuracy_from_random_weights(experiment: Experiment, task_name: str, size_na
         start = initial_weights(
             shapes,
             run_seeds("random start", run.name).init,
-            experiment.pretraining.initializer_range,
+            experiment.recipe.initializer_range,
         )
         folder = Path(tempfile.mkdtemp())
         keep = {steps: lambda run, weights: None}

@@ -9,7 +9,7 @@ import yaml
 from click.testing import CliRunner
 
 from configs.errors import InputError
-from configs.schema import Experiment, load_experiment
+from configs.schema import Checkpoints, Experiment, load_experiment
 from pretrain.command import main as pretrain
 from tests.experiments import REPOSITORY, run_stage, small, write_config
 
@@ -194,7 +194,7 @@ def test_paper_is_what_section_2_and_appendix_a_say() -> None:
     }
     assert {size.hidden // size.heads for size in paper.sizes} == {64}
     assert (paper.pretraining.seeds, paper.finetuning.seeds) == (10, 5)
-    assert paper.pretraining.steps == 2_000_000
+    assert paper.recipe.steps == 2_000_000
     assert paper.pretraining.sequence_length == 128
     assert [task.name for task in paper.tasks] == ["mnli", "qqp", "sst-2"]
     search = paper.finetuning.search
@@ -204,8 +204,78 @@ def test_paper_is_what_section_2_and_appendix_a_say() -> None:
     assert search.held_out == 0.2
     assert paper.finetuning.epochs == 4
     assert paper.finetuning.checkpoints == [3, 10 / 3, 11 / 3, 4]
-    assert not paper.pretraining.optimizer.bias_correction
+    assert not paper.recipe.optimizer.bias_correction
     assert not paper.finetuning.optimizer.bias_correction
+
+
+def test_published_checkpoints_are_finetuned_as_the_papers_models_are() -> None:
+    paper, multiberts, references = (
+        load_experiment(REPOSITORY / "configs" / f"{name}.yaml")
+        for name in ("paper", "multiberts", "references")
+    )
+    for one in (multiberts, references):
+        assert one.tasks == paper.tasks
+        assert one.finetuning == paper.finetuning
+        assert one.corpus is None
+        assert set(one.sizes) <= set(paper.sizes)
+        assert one.lowercase and one.gelu == "tanh"
+    assert multiberts.pretrain_seeds == list(range(25))
+    assert isinstance(multiberts.pretraining, Checkpoints)
+    assert multiberts.pretraining.checkpoint("base", 24) == "google/multiberts-seed_24"
+    assert references.pretrain_seeds == [1]
+    assert isinstance(references.pretraining, Checkpoints)
+    for size in references.sizes[:3]:
+        named = references.pretraining.checkpoint(size.name, 1)
+        assert named.endswith(f"L-{size.layers}_H-{size.hidden}_A-{size.heads}")
+
+
+IMPORTED = {"checkpoints": {"mini": "a/mini-{seed}", "base": "base-{seed}"}, "seeds": 3}
+
+
+def imported() -> dict[str, Any]:
+    experiment = small("out")
+    del experiment["corpus"], experiment["vocabulary"]
+    return {**experiment, "pretraining": IMPORTED}
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("pretraining.seed", 3, "pretraining.seed: unknown key"),
+        ("pretraining.steps", 3, "pretraining.steps: unknown key"),
+        ("pretraining.gelu", "exact", "pretraining.gelu: "),
+        ("pretraining.first_seed", -1, "pretraining.first_seed: "),
+        ("pretraining.checkpoints", {}, "pretraining.checkpoints: "),
+        ("pretraining.checkpoints.mini", ABSENT, "pretraining.checkpoints: name one for the size"),
+        ("pretraining.checkpoints.big", "a/{seed}", "pretraining.checkpoints.big: no size has"),
+        ("pretraining.checkpoints.mini", "a/b", "pretraining: checkpoints.mini: 'a/b' is one"),
+        ("pretraining.checkpoints.mini", "{s}{seed}", "pretraining: checkpoints.mini: '{s}{seed}'"),
+        ("pretraining.sequence_length", 16, "finetuning.sequence_length: 20 is longer than the 16"),
+        ("vocabulary", {"size": 100}, "vocabulary: nothing is pretrained here"),
+        ("corpus", small("out")["corpus"], "corpus: nothing is pretrained here"),
+        ("pretraining", small("out")["pretraining"], "corpus: missing"),
+        ("tasks", "nowhere.yaml", "nowhere.yaml: cannot be read"),
+        ("tasks", "bad.yaml", "tasks: bad.yaml has no list of tasks"),
+    ],
+)
+def test_bad_fields_about_checkpoints_are_refused_by_name(
+    tmp_path: Path, field: str, value: Any, message: str
+) -> None:
+    config = write_config(tmp_path / "bad.yaml", changed(imported(), field, value))
+    with pytest.raises(InputError) as caught:
+        load_experiment(config)
+    assert message in caught.value.message
+    assert caught.value.message.startswith(str(tmp_path))
+    assert "\n" not in caught.value.message
+
+
+def test_checkpoints_may_be_any_number_of_seeds_from_any_on(tmp_path: Path) -> None:
+    experiment = imported()
+    experiment["pretraining"] = {**IMPORTED, "first_seed": 7}
+    loaded = load_experiment(write_config(tmp_path / "x.yaml", experiment))
+    assert loaded.pretrain_seeds == [7, 8, 9]
+    # A worker gets the experiment as JSON.
+    assert Experiment.model_validate_json(loaded.model_dump_json()) == loaded
 
 
 def test_a_fraction_is_the_nearest_float(tmp_path: Path) -> None:
@@ -219,4 +289,4 @@ def test_a_rate_that_yaml_reads_as_text_is_a_number(tmp_path: Path) -> None:
     text = yaml.safe_dump(small("out")).replace("learning_rate: 0.002", "learning_rate: 1e-4")
     path = tmp_path / "x.yaml"
     path.write_text(text)
-    assert load_experiment(path).pretraining.learning_rate == 1e-4
+    assert load_experiment(path).recipe.learning_rate == 1e-4

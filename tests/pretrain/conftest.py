@@ -49,4 +49,5 @@ def training(tmp_path_factory: pytest.TempPathFactory) -> Training:
 
 
 def corpus_of(experiment: Experiment) -> list[list[str]]:
+    assert experiment.corpus is not None
     return list(documents(experiment.corpus, experiment.world))

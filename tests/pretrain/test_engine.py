@@ -56,7 +56,7 @@ def same(one: Arrays, other: Arrays) -> bool:
 def uninterrupted(training: Training, tmp_path_factory: pytest.TempPathFactory) -> Arrays:
     folder = tmp_path_factory.mktemp("uninterrupted")
     weights = train(training, [run_named(folder)], checkpoint_every=1000)["base/p1"]
-    assert training.experiment.pretraining.dropout > 0
+    assert training.experiment.recipe.dropout > 0
     return weights
 
 
@@ -271,7 +271,7 @@ def test_a_batch_is_a_function_of_run_and_step(training: Training, tmp_path: Pat
     assert equal(training.batches(run, 31), batch)
     assert not equal(training.batches(run, 32), batch)
     assert not equal(training.batches(other, 31), batch)
-    settings = training.experiment.pretraining
+    settings = training.experiment.recipe
     rows, positions = settings.batch_size, settings.sequence_length
     assert batch["token_ids"].shape == (rows, positions)
     assert batch["mask_ids"].shape == (rows, settings.max_masked)
