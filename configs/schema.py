@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -171,6 +172,16 @@ class Optimizer(Strict):
     bias_correction: bool = False
 
 
+class Keep(Strict):
+    """A stretch of pretraining in which the encoder is kept every so many steps.
+
+    It begins where the one before it ends, and lasts `until` a step, which counts, or to the end.
+    """
+
+    every: PositiveInt
+    until: PositiveInt | None = None
+
+
 class Pretraining(Strict):
     """Masked-token and next-sentence pretraining of every size with every seed."""
 
@@ -187,6 +198,7 @@ class Pretraining(Strict):
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.1
     initializer_range: PositiveFloat = 0.02
     checkpoint_every: PositiveInt
+    keep: list[Keep] = []
     optimizer: Optimizer = Optimizer()
 
     @field_validator("seeds")
@@ -210,7 +222,26 @@ class Pretraining(Strict):
                 f"max_masked: {self.max_masked} must be less than sequence_length, "
                 f"{self.sequence_length}"
             )
+        ends = [stretch.until or self.steps for stretch in self.keep]
+        if any(end <= begin for begin, end in pairwise([0, *ends])) or max(ends, default=0) > (
+            self.steps
+        ):
+            raise ValueError(
+                f"keep: give stretches in order, each until a later step, none after {self.steps}"
+            )
         return self
+
+    @property
+    def kept_steps(self) -> list[int]:
+        """Steps before the last after which the encoder is kept, in order."""
+        found: list[int] = []
+        begin = 0
+        for stretch in self.keep:
+            end = stretch.until or self.steps
+            first = (begin // stretch.every + 1) * stretch.every
+            found += range(first, end + 1, stretch.every)
+            begin = end
+        return [step for step in found if step < self.steps]
 
 
 class Checkpoints(Strict):
@@ -373,6 +404,9 @@ class Experiment(Strict):
 
     `pretraining` says how to pretrain the encoders, or which checkpoints to take; these need
     no corpus, and bring their vocabulary.
+
+    Processes that share the work claim what they do; after `claim_expires` seconds without a
+    sign of life from its owner, a claim is another's to take.
     """
 
     name: Name
@@ -385,6 +419,7 @@ class Experiment(Strict):
     tasks: Annotated[list[Task], Field(min_length=1)]
     finetuning: Finetuning
     prediction: Prediction = Prediction()
+    claim_expires: Annotated[float, Field(ge=1.0)] = 600.0
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -470,8 +505,25 @@ class Experiment(Strict):
         return list(range(1, self.finetuning.seeds + 1))
 
     def as_plain(self) -> dict[str, Any]:
-        """Everything that decides the result, as plain data: all fields but `output`."""
-        return self.model_dump(mode="json", exclude={"output"})
+        """Everything that decides the result, as plain data."""
+        return self.model_dump(mode="json", exclude={"output", "claim_expires"})
+
+
+class _Loader(yaml.SafeLoader):
+    """A safe loader that refuses a key given twice, of which YAML's own keeps the last."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        """Compose a mapping; a key may still replace one that is merged in with `<<`."""
+        node = super().compose_mapping_node(anchor)
+        seen: set[tuple[str, str]] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if (key.tag, key.value) in seen:
+                    raise yaml.MarkedYAMLError(
+                        problem=f"{key.value} is given twice", problem_mark=key.start_mark
+                    )
+                seen.add((key.tag, key.value))
+        return node
 
 
 def load_experiment(path: Path | str) -> Experiment:
@@ -520,11 +572,13 @@ def _read_mapping(path: Path) -> dict[str, Any]:
         reason = getattr(error, "strerror", None) or "not UTF-8 text"
         raise InputError(f"{path}: cannot be read ({reason}); give an experiment file") from error
     try:
-        data = yaml.safe_load(text)
+        data = yaml.load(text, _Loader)
     except yaml.YAMLError as error:
         where = getattr(error, "problem_mark", None)
         line = f", line {where.line + 1}" if where is not None else ""
-        raise InputError(f"{path}{line}: not valid YAML; mend the file") from error
+        problem = getattr(error, "problem", None) or ""
+        reason = f"{problem}; keep one" if problem.endswith("given twice") else ""
+        raise InputError(f"{path}{line}: {reason or 'not valid YAML; mend the file'}") from error
     if not isinstance(data, dict):
         raise InputError(f"{path}: an experiment is a mapping of fields; see configs/pocket.yaml")
     return data

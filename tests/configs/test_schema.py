@@ -57,6 +57,9 @@ REFUSED = [
     ("pretraining.seeds", 3, "pretraining.seeds: 3 is odd"),
     ("pretraining.seeds", 0, "pretraining.seeds: "),
     ("pretraining.warmup_steps", 60, "pretraining: warmup_steps: 60 must be less than steps, 60"),
+    ("pretraining.keep", [{"every": 10}, {"every": 20}], "pretraining: keep: give stretches"),
+    ("pretraining.keep", [{"every": 10, "until": 70}], "pretraining: keep: give stretches"),
+    ("claim_expires", 0, "claim_expires: "),
     ("pretraining.max_masked", 24, "pretraining: max_masked: 24 must be less"),
     ("finetuning.checkpoints", [4, 3], "finetuning: checkpoints: "),
     ("finetuning.checkpoints", [3, 3], "finetuning: checkpoints: "),
@@ -153,6 +156,8 @@ def test_each_stage_refuses_in_one_line_without_traceback(tmp_path: Path, stage:
         (None, "cannot be read (No such file or directory)"),
         (b"\xff\xfe", "cannot be read (not UTF-8 text)"),
         (b"name: x\nsizes: [1, 2\noutput: y\n", "line 3: not valid YAML"),
+        (b"name: x\nsizes: [1, 2]\nname: y\n", "line 3: name is given twice; keep one"),
+        (b"a: &a {b: 1}\nc: {<<: *a, b: 2, 'b': 2}\n", "line 2: b is given twice; keep one"),
         (b"- name\n", "an experiment is a mapping of fields"),
         (b"", "an experiment is a mapping of fields"),
     ],
@@ -290,3 +295,18 @@ def test_a_rate_that_yaml_reads_as_text_is_a_number(tmp_path: Path) -> None:
     path = tmp_path / "x.yaml"
     path.write_text(text)
     assert load_experiment(path).recipe.learning_rate == 1e-4
+
+
+def test_the_schedule_of_kept_encoders() -> None:
+    # MultiBERTs' schedule (Sellam et al., 2022): 28 checkpoints with the last, after 2,000,000.
+    paper = load_experiment(REPOSITORY / "configs" / "paper.yaml").recipe.kept_steps
+    assert paper == [*range(20_000, 200_001, 20_000), *range(300_000, 2_000_000, 100_000)]
+
+    def kept(*stretches: dict[str, int]) -> list[int]:
+        return Experiment.model_validate(
+            small("out", pretraining={"keep": stretches})
+        ).recipe.kept_steps
+
+    assert kept() == []
+    assert kept({"every": 25, "until": 30}, {"every": 15}) == [25, 45]
+    assert kept({"every": 7, "until": 14}, {"every": 60, "until": 60}) == [7, 14]
