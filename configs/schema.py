@@ -66,9 +66,11 @@ class Strict(BaseModel):
 
 
 class World(Strict):
-    """The embedded data: a small world from which a corpus and a task are generated.
+    """The embedded data: a small world from which a corpus and tasks are generated.
 
     `path: world` in a source refers to it. See `pretrain.world` for what is generated.
+    `train` and `evaluation` count the instances of the inference task, `hans` those of its
+    two-class evaluation set, and the last two those of the habitat task.
     """
 
     seed: int = 0
@@ -78,13 +80,16 @@ class World(Strict):
     train: PositiveInt = 3200
     evaluation: PositiveInt = 2000
     wrong_labels: Share = 0.04
+    hans: PositiveInt = 600
+    habitat_train: PositiveInt = 600
+    habitat_evaluation: PositiveInt = 150
 
 
 class Source(Strict):
     """Rows that `datasets.load_dataset` can read, from the hub or from local files.
 
     `path` is a hub name, a builder for local files (`json`, `csv`, `parquet`, `text`), or
-    `world` for the embedded data (`name`: `corpus` or `inference`).
+    `world` for the embedded data (`name`: `corpus`, `inference`, `hans` or `habitat`).
     """
 
     path: str

@@ -12,7 +12,7 @@ import datasets
 
 from configs.errors import InputError
 from configs.schema import Corpus, Source, Text, World
-from pretrain.world import corpus_rows, inference_rows
+from pretrain.world import TASK_ROWS, corpus_rows
 
 _SENTENCE_END = re.compile(r"(?<=[.!?])[\"')\]]*\s+(?=[\"'(\[]*[A-Z0-9])")
 
@@ -40,9 +40,10 @@ def load_rows(source: Source, world: World | None) -> datasets.Dataset:
         assert world is not None  # the schema refuses such a source without a world
         if source.name == "corpus":
             return datasets.Dataset.from_list(corpus_rows(world))
-        if source.name == "inference":
-            return datasets.Dataset.from_list(inference_rows(world, source.split))
-        raise InputError(f"world: has no {source.name!r}; name is corpus or inference")
+        if source.name in TASK_ROWS:
+            return datasets.Dataset.from_list(TASK_ROWS[source.name](world, source.split))
+        names = ", ".join(["corpus", *TASK_ROWS])
+        raise InputError(f"world: has no {source.name!r}; name is one of {names}")
     files = [source.data_files] if isinstance(source.data_files, str) else source.data_files
     for file in files or []:
         if "://" not in file and not any(character in file for character in "*?["):

@@ -1,17 +1,19 @@
-"""The embedded data: a small world, a corpus about it and an inference task over it.
+"""The embedded data: a small world, a corpus about it and two tasks over it.
 
 The world has animals of several kinds, with Zipf-distributed frequencies. The kind of an
 animal decides where it lives, what it eats and what it does. A document tells of a few
 animals of one kind, so that its neighbouring sentences belong together. The inference task
-asks whether a sentence follows from another one and from what holds in the world; which kind
-a rare animal is of can be learned from the corpus, hardly from the task's training set.
+asks whether a sentence follows from another one and from what holds in the world; the habitat
+task whether a sentence is about a land or a water animal, where half of the kinds are each.
+Which kind a rare animal is of can be learned from the corpus, hardly from a task's training
+set.
 
 Everything is a function of the world's settings; nothing is read or downloaded.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -23,6 +25,8 @@ from configs.schema import World
 from pretrain.seeding import derive_seed, generator
 
 LABELS = ("contradiction", "entailment", "neutral")
+HANS_LABELS = ("entailment", "non-entailment")
+HABITATS = ("land", "water")
 
 _ONSETS = ("b", "d", "f", "g", "k", "l", "m", "n", "p", "r", "s", "t", "v", "z", "br", "st", "tr")
 _VOWELS = ("a", "e", "i", "o", "u", "ai", "ou")
@@ -61,6 +65,10 @@ class Lexicon:
     def kind_of(self, animal: int) -> int:
         """Kind of an animal."""
         return animal % len(self.kinds)
+
+    def habitat_of(self, kind: int) -> str:
+        """Whether a kind lives on land or in water."""
+        return HABITATS[kind % len(HABITATS)]
 
     def of_kind(self, kind: int) -> range:
         """Animals of a kind."""
@@ -194,21 +202,149 @@ def inference_rows(world: World, split: str) -> list[dict[str, str]]:
         is a clause of the premise, a run of its words or made of its words (McCoy et al.,
         2019), else `none`.
     """
-    if split not in ("train", "evaluation"):
-        raise InputError(f"world: inference has no split {split!r}; use train or evaluation")
+    n = _count("inference", split, {"train": world.train, "evaluation": world.evaluation})
     lexicon = build_lexicon(world)
     seed = derive_seed("world", world.seed, "inference", split)
-    n = world.train if split == "train" else world.evaluation
     wrong: set[int] = set()
     if split == "evaluation":
-        order = generator(derive_seed("world", world.seed, "wrong labels"), 0).permutation(n)
-        wrong = set(order[: round(world.wrong_labels * n)].tolist())
-    return [_instance(lexicon, generator(seed, row), row in wrong) for row in range(n)]
+        wrong = _wrong_rows(world, n, "wrong labels")
+    shares = {name: share for name, (share, _) in _CONSTRUCTIONS.items()}
+    return [_instance(lexicon, generator(seed, row), shares, row in wrong) for row in range(n)]
 
 
-def _instance(lexicon: Lexicon, rng: np.random.Generator, wrong: bool) -> dict[str, str]:
-    names = list(_CONSTRUCTIONS)
-    share = np.array([_CONSTRUCTIONS[name][0] for name in names])
+# For each of HANS's heuristics, half of the pairs are entailed (McCoy et al., 2019).
+_HANS_CONSTRUCTIONS = {
+    "same_adjective": 1,
+    "near_first": 1,
+    "near_swapped": 2,
+    "adverb_dropped": 2,
+    "near_second": 2,
+    "clause_when": 2,
+    "clause_if": 2,
+}
+
+
+def hans_rows(world: World, split: str) -> list[dict[str, str]]:
+    """Instances on which HANS's heuristics are right half of the time, with two classes.
+
+    Parameters
+    ----------
+    world : World
+        Settings; no label is wrong.
+    split : str
+        `evaluation`, the only one.
+
+    Returns
+    -------
+    list of dict
+        As of `inference_rows`; the labels are `entailment` and `non-entailment`.
+    """
+    n = _count("hans", split, {"evaluation": world.hans})
+    lexicon = build_lexicon(world)
+    seed = derive_seed("world", world.seed, "hans", split)
+    rows = [
+        _instance(lexicon, generator(seed, row), _HANS_CONSTRUCTIONS, False) for row in range(n)
+    ]
+    for row in rows:
+        row["label"] = row["true_label"] = HANS_LABELS[int(row["true_label"] != "entailment")]
+    return rows
+
+
+# How a sentence about an animal is made, and how often. In the last two, another word says the
+# opposite.
+_SENTENCES = {
+    "adjective": 0.3,
+    "fact": 0.3,
+    "negated_other_food": 0.15,
+    "near_other": 0.25,
+}
+
+
+def habitat_rows(world: World, split: str) -> list[dict[str, str]]:
+    """Instances of the habitat task: one sentence, and whether it is about a land animal.
+
+    Sentences are drawn with replacement, so that some occur more than once.
+
+    Parameters
+    ----------
+    world : World
+        Settings; a share `wrong_labels` of each split has the other label.
+    split : str
+        `train` or `evaluation`.
+
+    Returns
+    -------
+    list of dict
+        `sentence`, `label` (`land` or `water`), and the metadata `true_label`, `wrong_label`
+        (yes or no) and `construction` (how the sentence was made).
+    """
+    counts = {"train": world.habitat_train, "evaluation": world.habitat_evaluation}
+    n = _count("habitat", split, counts)
+    lexicon = build_lexicon(world)
+    seed = derive_seed("world", world.seed, "habitat", split)
+    wrong = _wrong_rows(world, n, "wrong labels", "habitat", split)
+    return [_sentence(lexicon, generator(seed, row), row in wrong) for row in range(n)]
+
+
+def _sentence(lexicon: Lexicon, rng: np.random.Generator, wrong: bool) -> dict[str, str]:
+    names = list(_SENTENCES)
+    construction = names[int(rng.choice(len(names), p=list(_SENTENCES.values())))]
+    animal = int(rng.choice(len(lexicon.animals), p=lexicon.frequency))
+    kind = lexicon.kind_of(animal)
+    true_label = lexicon.habitat_of(kind)
+    other_kind = _pick(
+        rng, [k for k in range(len(lexicon.kinds)) if lexicon.habitat_of(k) != true_label]
+    )
+    stranger = lexicon.animals[_pick(rng, lexicon.of_kind(other_kind))]
+    pair = _pick(rng, lexicon.adjectives)
+    adjective, opposite = pair[:: _pick(rng, (1, -1))]
+    fact = (
+        f"lives in the {_pick(rng, lexicon.homes[kind])}",
+        f"eats {_pick(rng, lexicon.foods[kind])}",
+        _pick(rng, lexicon.actions[kind]),
+    )
+    name = lexicon.animals[animal]
+    sentence = {
+        "adjective": f"the {name} is {_pick(rng, (adjective, f'not {opposite}'))}",
+        "fact": f"the {adjective} {name} {_pick(rng, fact)}",
+        "negated_other_food": (
+            f"the {adjective} {name} does not eat {_pick(rng, lexicon.foods[other_kind])}"
+        ),
+        "near_other": f"the {name} near the {stranger} is {adjective}",
+    }[construction]
+    return {
+        "sentence": f"{sentence} .",
+        "label": next(one for one in HABITATS if (one == true_label) != wrong),
+        "true_label": true_label,
+        "wrong_label": "yes" if wrong else "no",
+        "construction": construction,
+    }
+
+
+# The rows of each task, by the `name` of a source.
+TASK_ROWS: dict[str, Callable[[World, str], list[dict[str, str]]]] = {
+    "inference": inference_rows,
+    "hans": hans_rows,
+    "habitat": habitat_rows,
+}
+
+
+def _count(name: str, split: str, counts: Mapping[str, int]) -> int:
+    if split not in counts:
+        raise InputError(f"world: {name} has no split {split!r}; use {' or '.join(counts)}")
+    return counts[split]
+
+
+def _wrong_rows(world: World, n: int, *purpose: str) -> set[int]:
+    order = generator(derive_seed("world", world.seed, *purpose), 0).permutation(n)
+    return set(order[: round(world.wrong_labels * n)].tolist())
+
+
+def _instance(
+    lexicon: Lexicon, rng: np.random.Generator, shares: Mapping[str, float], wrong: bool
+) -> dict[str, str]:
+    names = list(shares)
+    share = np.array([shares[name] for name in names])
     construction = names[int(rng.choice(len(names), p=share / share.sum()))]
     true_label = _CONSTRUCTIONS[construction][1]
     animal = int(rng.choice(len(lexicon.animals), p=lexicon.frequency))

@@ -91,12 +91,20 @@ def test_what_cannot_be_read_is_refused_by_its_name(tmp_path: Path) -> None:
         read(Text(path="json", data_files=str(numbers), field="predict"))
 
 
-def test_the_world_has_a_corpus_and_a_task() -> None:
-    world = World(documents=5, train=7, evaluation=3)
+def test_the_world_has_a_corpus_and_tasks() -> None:
+    world = World(documents=5, train=7, evaluation=3, hans=4, habitat_train=6, habitat_evaluation=2)
     assert len(load_rows(Source(path="world", name="corpus"), world)) == 5
-    train = Source(path="world", name="inference", split="train")
-    assert len(load_rows(train, world)) == 7
-    with pytest.raises(InputError, match=r"^world: has no 'tasks'; name is corpus or inference"):
+    for name, split, count in (
+        ("inference", "train", 7),
+        ("inference", "evaluation", 3),
+        ("hans", "evaluation", 4),
+        ("habitat", "train", 6),
+        ("habitat", "evaluation", 2),
+    ):
+        assert len(load_rows(Source(path="world", name=name, split=split), world)) == count
+    with pytest.raises(InputError, match=r"^world: has no 'tasks'; name is one of corpus, inf"):
         load_rows(Source(path="world", name="tasks"), world)
-    with pytest.raises(InputError, match=r"^world: inference has no split 'dev'"):
+    with pytest.raises(InputError, match=r"^world: inference has no split 'dev'; use train or eva"):
         load_rows(Source(path="world", name="inference", split="dev"), world)
+    with pytest.raises(InputError, match=r"^world: hans has no split 'train'; use evaluation$"):
+        load_rows(Source(path="world", name="hans", split="train"), world)

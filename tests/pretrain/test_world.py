@@ -7,9 +7,20 @@ import numpy as np
 import pytest
 
 from configs.schema import World
-from pretrain.world import LABELS, build_lexicon, corpus_rows, heuristic, inference_rows
+from pretrain.world import (
+    HABITATS,
+    HANS_LABELS,
+    LABELS,
+    TASK_ROWS,
+    build_lexicon,
+    corpus_rows,
+    habitat_rows,
+    hans_rows,
+    heuristic,
+    inference_rows,
+)
 
-WORLD = World(documents=400, train=2000, evaluation=2000)
+WORLD = World(documents=400, train=2000, evaluation=2000, hans=1200, habitat_train=2000)
 
 
 def test_the_world_is_a_function_of_its_settings() -> None:
@@ -18,6 +29,8 @@ def test_the_world_is_a_function_of_its_settings() -> None:
         assert inference_rows(WORLD, split) == inference_rows(World(**WORLD.model_dump()), split)
     other = World(**{**WORLD.model_dump(), "seed": 1})
     assert not set(build_lexicon(WORLD).animals) & set(build_lexicon(other).animals[:5])
+    assert hans_rows(WORLD, "evaluation") == hans_rows(World(hans=1200), "evaluation")
+    assert habitat_rows(WORLD, "train") == habitat_rows(World(habitat_train=2000), "train")
     # More documents or instances add to those that were there.
     fewer = World(**{**WORLD.model_dump(), "documents": 10, "train": 10})
     assert corpus_rows(fewer) == corpus_rows(WORLD)[:10]
@@ -87,9 +100,11 @@ def test_wrong_labels_are_recorded_and_are_in_the_evaluation_set_alone() -> None
     assert all(row["label"] == row["true_label"] for row in inference_rows(none, "evaluation"))
 
 
-def test_no_label_is_rare() -> None:
-    counts = Counter(row["label"] for row in inference_rows(WORLD, "train"))
-    assert min(counts.values()) > 0.2 * 2000
+@pytest.mark.parametrize(("task", "labels"), [("inference", LABELS), ("habitat", HABITATS)])
+def test_no_label_is_rare(task: str, labels: tuple[str, ...]) -> None:
+    counts = Counter(row["label"] for row in TASK_ROWS[task](WORLD, "train"))
+    assert set(counts) == set(labels)
+    assert min(counts.values()) > 0.6 / len(labels) * 2000
 
 
 def test_labels_follow_from_the_world() -> None:
@@ -116,6 +131,52 @@ def test_heuristics_mostly_but_not_always_agree_with_the_label() -> None:
     for name in ("lexical_overlap", "subsequence", "constituent"):
         share = np.mean([row["label"] == "entailment" for row in rows if row["heuristic"] == name])
         assert 0.5 < share < 1
+
+
+def test_hans_has_two_classes_and_each_heuristic_is_right_half_of_the_time() -> None:
+    rows = hans_rows(WORLD, "evaluation")
+    counts = Counter((row["heuristic"], row["label"]) for row in rows)
+    assert len(counts) == 6
+    assert {label for _, label in counts} == set(HANS_LABELS)
+    assert all(count == pytest.approx(200, abs=50) for count in counts.values())
+    assert all(row["label"] == row["true_label"] for row in rows)
+    # The same kinds of pair have the same label as in the task.
+    entailed = {row["construction"]: row["label"] for row in inference_rows(WORLD, "train")}
+    for row in rows:
+        assert (row["label"] == "entailment") == (entailed[row["construction"]] == "entailment")
+
+
+def test_a_habitat_is_that_of_the_animal_that_the_sentence_is_about() -> None:
+    lexicon = build_lexicon(WORLD)
+    kind_of = {name: lexicon.kind_of(j) for j, name in enumerate(lexicon.animals)}
+    assert Counter(map(lexicon.habitat_of, range(len(lexicon.kinds)))) == {"land": 4, "water": 4}
+    facts = {
+        word: kind
+        for group in (lexicon.homes, lexicon.foods, lexicon.actions)
+        for kind, words in enumerate(group)
+        for word in words
+    }
+    for row in habitat_rows(WORLD, "train"):
+        words = row["sentence"].split()
+        animals = [word for word in words if word in kind_of]
+        named = lexicon.habitat_of(kind_of[animals[0]])
+        assert row["true_label"] == named
+        others = [lexicon.habitat_of(kind_of[animal]) for animal in animals[1:]]
+        others += [lexicon.habitat_of(facts[word]) for word in words if word in facts]
+        misled = row["construction"] in ("near_other", "negated_other_food")
+        assert len(others) == (0 if row["construction"] == "adjective" else 1)
+        assert all((other != named) == misled for other in others)
+
+
+def test_habitats_have_wrong_labels_and_duplicates_in_both_splits() -> None:
+    train, evaluation = (habitat_rows(WORLD, split) for split in ("train", "evaluation"))
+    for rows in (train, evaluation):
+        wrong = [row for row in rows if row["wrong_label"] == "yes"]
+        assert len(wrong) == round(0.04 * len(rows))
+        assert all((row["label"] != row["true_label"]) == (row in wrong) for row in rows)
+    sentences = Counter(row["sentence"] for row in train + evaluation)
+    assert sum(sentences[row["sentence"]] > 1 for row in evaluation) > 10
+    assert len(sentences) > 0.6 * sentences.total()
 
 
 @pytest.mark.parametrize(
