@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+from pathlib import Path
+
 import click
 
 
@@ -17,3 +20,33 @@ class InputError(click.ClickException):
     """
 
     exit_code = 2
+
+
+_NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+def no_space(error: BaseException | None, where: Path) -> InputError | None:
+    """Recognise a write that failed for want of space, by what raised it or what that came from.
+
+    Parameters
+    ----------
+    error : exception
+        What was raised: with the error number of a full disk, a spent quota or a limit on the
+        size of files, or from a library that puts the system's words into its own error.
+    where : Path
+        What was being written, or the folder of it.
+
+    Returns
+    -------
+    InputError or None
+        What to tell the user; None if `error` is something else.
+    """
+    while error is not None:
+        named = isinstance(error, OSError) and error.errno in _NO_SPACE
+        if named or "No space left on device" in str(error):
+            return InputError(
+                f"{where}: no space left to write it; free some and run the same command again, "
+                "which goes on from what was written before"
+            )
+        error = error.__cause__ or error.__context__
+    return None

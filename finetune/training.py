@@ -14,10 +14,10 @@ from configs.schema import Experiment, Task
 from finetune.classifier import build_classifier, classification_loss
 from finetune.order import EpochOrder
 from finetune.preparation import INPUTS, prepared_for, task_named
-from pretrain.checkpoint import Arrays, read_arrays
+from pretrain.checkpoint import Arrays, read_arrays, remove_leftovers
 from pretrain.engine import Batch, Engine, Run, run_seeds
 from pretrain.optimizer import BertAdam
-from pretrain.stage import encoder_file, open_recorder, remove_leftovers, vocabulary_file
+from pretrain.stage import encoder_file, open_recorder, vocabulary_file
 from pretrain.wordpiece import read_vocabulary
 from pretrain.workers import Advance
 
@@ -141,7 +141,8 @@ def finetune(
         return {**arrays, "label": prepared.train["label"][chosen]}
 
     if start is None:
-        start = read_arrays(encoder_file(experiment.output, run.size, run.pretrain_seed))
+        encoder = encoder_file(experiment.output, run.size, run.pretrain_seed)
+        start = read_arrays(encoder, made_by="python -m pretrain")
     remove_leftovers(folder)
 
     def progress(_: Run, done: int, values: dict[str, float]) -> None:

@@ -180,7 +180,8 @@ def predict_item(experiment: Experiment, item: PredictionItem, advance: Advance)
                 experiment.output, item.task, item.size, item.pretrain_seed, seed, fold
             )
             weights = classifier_file(folder, epoch)
-            assign_weights(model, read_arrays(weights), str(weights))
+            found = read_arrays(weights, made_by="python -m finetune")
+            assign_weights(model, found, str(weights))
             rows = prepared.predicted_rows(fold)
             inputs = {name: prepared.evaluation[name][rows] for name in INPUTS}
             probability[rows] = predict_probabilities(

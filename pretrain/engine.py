@@ -23,11 +23,9 @@ from numpy.typing import NDArray
 from configs.errors import InputError
 from pretrain.checkpoint import (
     Arrays,
-    checkpoint_path,
-    latest_checkpoint,
-    read_arrays,
+    read_newest_checkpoint,
     remove_checkpoints,
-    write_arrays,
+    write_checkpoint,
 )
 from pretrain.encoder import initial_weights
 from pretrain.optimizer import BertAdam
@@ -269,7 +267,8 @@ class Engine:
         Raises
         ------
         InputError
-            If the loss of a run is no longer finite; its newest checkpoint stays.
+            If the loss of a run is no longer finite; its newest checkpoint stays. If there is no
+            space left for one.
         """
         stops = sorted({*range(checkpoint_every, total_steps, checkpoint_every), *keep})
         for run in runs:
@@ -286,13 +285,13 @@ class Engine:
         on_progress: Callable[[Run, int, dict[str, float]], None],
     ) -> None:
         self.optimizer.peak.assign(run.learning_rate)
-        newest = latest_checkpoint(run.folder)
+        newest = read_newest_checkpoint(run.folder)
         done = 0
         if newest is None:
             self._begin(run)
         else:
-            done, path = newest
-            self._restore(run, read_arrays(path))
+            done, state = newest
+            self._restore(run, state)
             on_progress(run, done, {})
         pending: list[tuple[int, dict[str, float]]] = []
         for first, batches in self._calls(run, batch, done, stops):
@@ -309,8 +308,7 @@ class Engine:
             if done in keep:
                 keep[done](run, self.weights())
             if done in stops and done != stops[-1] and done % checkpoint_every == 0:
-                write_arrays(checkpoint_path(run.folder, done), self.state())
-                remove_checkpoints(run.folder, before=done)
+                write_checkpoint(run.folder, done, self.state())
             if done in stops:
                 # Loss curves follow the checkpoints, so that a resumed run does not repeat them.
                 _record(recorder, run, pending)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from configs.folder import prepare_folder, write_text
 from configs.schema import Experiment, Size
-from pretrain.checkpoint import Arrays, latest_checkpoint, write_arrays
+from pretrain.checkpoint import Arrays, remove_leftovers, write_arrays
 from pretrain.corpus import Corpus, open_corpus, tokenize_corpus
 from pretrain.encoder import build_pretraining_model, pretraining_loss
 from pretrain.engine import Batch, Engine, Recorder, Run, run_seeds
@@ -38,9 +38,10 @@ def run_folder(output: Path, size: str, pretrain_seed: int) -> Path:
     return output / "pretrain" / size / f"p{pretrain_seed}"
 
 
-def encoder_file(output: Path, size: str, pretrain_seed: int) -> Path:
-    """Weights of one pretrained encoder with its pretraining heads."""
-    return run_folder(output, size, pretrain_seed) / "encoder.safetensors"
+def encoder_file(output: Path, size: str, pretrain_seed: int, step: int | None = None) -> Path:
+    """Weights of one encoder with its pretraining heads, pretrained or after so many steps."""
+    name = "encoder" if step is None else f"encoder-step{step}"
+    return run_folder(output, size, pretrain_seed) / f"{name}.safetensors"
 
 
 def vocabulary_file(output: Path) -> Path:
@@ -254,13 +255,17 @@ def pretrain_run(experiment: Experiment, item: tuple[str, int], advance: Advance
         seeds=run_seeds("pretrain", f"{size}/p{seed}"),
     )
     remove_leftovers(run.folder)
-    resumed = latest_checkpoint(run.folder)
     last: dict[str, float] = {}
+    resumed = 0
 
-    def keep(_: Run, weights: Arrays) -> None:
-        write_arrays(encoder_file(experiment.output, size, seed), weights)
+    def keep_as(step: int | None) -> Callable[[Run, Arrays], None]:
+        target = encoder_file(experiment.output, size, seed, step)
+        return lambda _, weights: write_arrays(target, weights)
 
     def progress(_: Run, steps: int, values: dict[str, float]) -> None:
+        nonlocal resumed
+        if not values:  # the steps before the checkpoint
+            resumed = steps
         last.update(values)
         advance(steps)
 
@@ -269,16 +274,13 @@ def pretrain_run(experiment: Experiment, item: tuple[str, int], advance: Advance
         batches,
         total_steps=settings.steps,
         checkpoint_every=settings.checkpoint_every,
-        keep={settings.steps: keep},
+        keep={
+            **{step: keep_as(step) for step in settings.kept_steps},
+            settings.steps: keep_as(None),
+        },
         recorder=open_recorder,
         on_progress=progress,
     )
-    begun = f"resumed at step {resumed[0]}, " if resumed else ""
+    begun = f"resumed at step {resumed}, " if resumed else ""
     values = ", ".join(f"{name} {value:.3f}" for name, value in last.items())
     return f"pretrained {run.name}: {begun}{settings.steps} steps, {values}"
-
-
-def remove_leftovers(folder: Path) -> None:
-    """Remove half-written files that a killed process left in a run's folder."""
-    for path in folder.glob("*.partial-*"):
-        path.unlink(missing_ok=True)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from configs.errors import InputError
-from pretrain.checkpoint import Arrays, latest_checkpoint, read_arrays, write_arrays
+from pretrain.checkpoint import Arrays, write_arrays
 from pretrain.engine import Batch, Engine, Run, Seeds, assign_weights, run_seeds
 from tests.pretrain.conftest import Training
 
@@ -47,6 +47,12 @@ def train(
     return kept
 
 
+def checkpoints(run: Run) -> list[int]:
+    return sorted(
+        int(path.stem.removeprefix("checkpoint-")) for path in run.folder.glob("*.safetensors")
+    )
+
+
 def same(one: Arrays, other: Arrays) -> bool:
     assert set(one) == set(other)
     return all(one[name].tobytes() == other[name].tobytes() for name in one)
@@ -82,9 +88,7 @@ def test_resumed_equals_never_interrupted_bit_for_bit(
         done.clear()
         with pytest.raises(Killed):
             train(training, [run], on_progress=killed_at(limit))
-        found = latest_checkpoint(run.folder)
-        assert found is not None
-        assert found[0] == newest
+        assert checkpoints(run) == [step for step in (newest - 10, newest) if step]
     done.clear()
     # Another engine, as in another process.
     resumed = train(
@@ -93,6 +97,87 @@ def test_resumed_equals_never_interrupted_bit_for_bit(
     assert done == [50, 10]
     assert same(resumed["base/p1"], uninterrupted)
     assert list(run.folder.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("damaged", "begins"), [([30], 20), ([20], 30), ([20, 30], 0)], ids=["newest", "older", "both"]
+)
+@pytest.mark.parametrize("how", ["truncated", "flipped"])
+def test_from_a_damaged_checkpoint_it_goes_back_to_the_one_before(
+    training: Training,
+    uninterrupted: Arrays,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    damaged: list[int],
+    begins: int,
+    how: str,
+) -> None:
+    run = run_named(tmp_path)
+    done: list[int] = []
+
+    def progress(_: Run, steps: int, values: dict[str, float]) -> None:
+        done.append(steps)
+        if sum(done) == 35:
+            raise Killed
+
+    training.engine.steps_per_call, before = 5, training.engine.steps_per_call
+    try:
+        with pytest.raises(Killed):
+            train(training, [run], on_progress=progress)
+    finally:
+        training.engine.steps_per_call = before
+    assert checkpoints(run) == [20, 30]
+    for step in damaged:
+        path = run.folder / f"checkpoint-{step}.safetensors"
+        content = bytearray(path.read_bytes())
+        if how == "truncated":
+            del content[len(content) // 2 :]
+        else:
+            content[-100] ^= 1
+        path.write_bytes(content)
+
+    done.clear()
+    weights = train(training, [run], on_progress=lambda _, n, values: done.append(n))
+    assert same(weights["base/p1"], uninterrupted)
+    assert done[0] == (begins or 10) and sum(done) == STEPS
+    lines = [record.getMessage() for record in caplog.records]
+    instead = f"goes on from step {begins}" if begins else "starts anew"
+    # Of an older one nobody asks while the newer one is whole.
+    named = sorted(damaged, reverse=True) if 30 in damaged else []
+    assert len(lines) == len(named)
+    for line, step in zip(lines, named, strict=True):
+        assert line.startswith(f"{run.folder / f'checkpoint-{step}.safetensors'}: ")
+        assert instead in line
+    assert list(run.folder.iterdir()) == []
+
+
+def test_encoders_are_kept_on_the_way_though_the_run_was_killed(
+    training: Training, uninterrupted: Arrays, tmp_path: Path
+) -> None:
+    kept: dict[int, Arrays] = {}
+
+    def keep_at(*steps: int) -> dict[int, Any]:
+        return {step: lambda _, weights, step=step: kept.update({step: weights}) for step in steps}
+
+    def progress(_: Run, steps: int, values: dict[str, float]) -> None:
+        if len(kept) == 1:
+            raise Killed
+
+    train(training, [run_named(tmp_path / "never")], keep=keep_at(15, 35, STEPS))
+    never = dict(kept)
+    kept.clear()
+    with pytest.raises(Killed):
+        train(
+            training,
+            [run_named(tmp_path)],
+            keep=keep_at(15, 35, STEPS),
+            on_progress=progress,
+        )
+    train(training, [run_named(tmp_path)], keep=keep_at(15, 35, STEPS))
+    assert sorted(never) == sorted(kept) == [15, 35, STEPS]
+    assert all(same(kept[step], never[step]) for step in never)
+    assert same(kept[STEPS], uninterrupted)
+    assert not same(kept[15], kept[35])
 
 
 def test_how_many_steps_a_call_takes_does_not_matter(
@@ -240,10 +325,7 @@ def test_a_checkpoint_of_another_architecture_is_refused(
     before = path.read_bytes()
     with pytest.raises(InputError, match=r"base-p1: its checkpoint lacks "):
         train(training, [run])
-    path.write_bytes(before[:10])
-    with pytest.raises(InputError, match=r"checkpoint-10\.safetensors: cannot be read"):
-        train(training, [run])
-    assert path.read_bytes() == before[:10]
+    assert path.read_bytes() == before
 
 
 def test_weights_of_another_architecture_are_refused(training: Training) -> None:
@@ -276,21 +358,3 @@ def test_a_batch_is_a_function_of_run_and_step(training: Training, tmp_path: Pat
     assert batch["token_ids"].shape == (rows, positions)
     assert batch["mask_ids"].shape == (rows, settings.max_masked)
     assert (batch["padding_mask"] == (batch["token_ids"] != 0)).all()
-
-
-def test_arrays_on_disk(tmp_path: Path) -> None:
-    arrays: Arrays = {
-        "b": np.arange(6, dtype=np.float32).reshape(2, 3),
-        "a": np.array([1], np.int64),
-    }
-    write_arrays(tmp_path / "x" / "one.safetensors", arrays)
-    write_arrays(tmp_path / "x" / "two.safetensors", dict(reversed(arrays.items())))
-    one, two = (tmp_path / "x" / f"{name}.safetensors" for name in ("one", "two"))
-    assert one.read_bytes() == two.read_bytes()
-    read = read_arrays(one)
-    assert {name: value.dtype for name, value in read.items()} == {"a": "int64", "b": "float32"}
-    assert all((read[name] == arrays[name]).all() for name in arrays)
-    assert sorted(path.name for path in one.parent.iterdir()) == [
-        "one.safetensors",
-        "two.safetensors",
-    ]
