@@ -39,19 +39,21 @@ def prepare_folder(experiment: Experiment) -> Path:
             there = json.loads(record.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise InputError(f"{record}: cannot be read; give another output folder") from error
+        there = _with_defaults(there, folder)
+        if there == plain:
+            return folder
         # Before anything is made, a corrected experiment may take the folder over.
         made = [
             path
             for path in folder.iterdir()
             if path.name not in (_RECORD, "logs") and not _is_leftover(path)
         ]
-        if there != plain and not made:
-            write_text(record, text)
-        elif there != plain:
+        if made:
             raise InputError(
                 f"{folder}: holds another experiment ({_difference(there, plain)}); "
                 "give another output folder, or remove this one"
             )
+        write_text(record, text)
         return folder
     if folder.exists() and not (folder.is_dir() and all(map(_is_leftover, folder.iterdir()))):
         raise InputError(f"{folder}: is there already and is no experiment; give another output")
@@ -61,6 +63,20 @@ def prepare_folder(experiment: Experiment) -> Path:
         raise InputError(f"{folder}: cannot be made ({error.strerror})") from error
     write_text(record, text)
     return folder
+
+
+def recorded_experiment(experiment: Experiment) -> dict[str, Any]:
+    """Read what `prepare_folder` recorded: the same in every process and every later version."""
+    recorded: dict[str, Any] = json.loads((experiment.output / _RECORD).read_text("utf-8"))
+    return recorded
+
+
+def _with_defaults(there: Any, folder: Path) -> Any:
+    """Fill fields that the schema got after the record was written with their defaults."""
+    try:
+        return Experiment.model_validate({**there, "output": folder}).as_plain()
+    except (TypeError, ValueError):  # a pydantic.ValidationError is a ValueError
+        return there
 
 
 def _is_leftover(path: Path) -> bool:

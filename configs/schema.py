@@ -90,6 +90,10 @@ class Source(Strict):
 
     `path` is a hub name, a builder for local files (`json`, `csv`, `parquet`, `text`), or
     `world` for the embedded data (`name`: `corpus`, `inference`, `hans` or `habitat`).
+
+    Of `csv` files, `delimiter` separates the columns; with `quoting: none` quotation marks are
+    text like any other; `columns` names the columns of files without a heading. `origin` says
+    where a file can be had, for whoever does not have it.
     """
 
     path: str
@@ -98,6 +102,10 @@ class Source(Strict):
     field: str | None = None
     split: str = "train"
     revision: str | None = None
+    delimiter: Annotated[str, Field(min_length=1)] | None = None
+    quoting: Literal["minimal", "none"] | None = None
+    columns: Annotated[list[str], Field(min_length=1)] | None = None
+    origin: str | None = None
 
     @model_validator(mode="after")
     def _local_builders_need_files(self) -> Self:
@@ -105,6 +113,9 @@ class Source(Strict):
             raise ValueError(f"data_files: the builder {self.path!r} needs the files to read")
         if self.field is not None and self.path != "json":
             raise ValueError("field: only the json builder reads one field of a file")
+        for option in ("delimiter", "quoting", "columns"):
+            if getattr(self, option) is not None and self.path != "csv":
+                raise ValueError(f"{option}: only the csv builder has it")
         return self
 
 
@@ -312,15 +323,23 @@ class Examples(Source):
 
     `label_map` turns the source's label values (written as text) into the task's labels;
     rows whose label it maps to null are left out. Without a `guid` column the guid is
-    `<split>-<row>`, where split is the evaluation set's name.
+    `<split>-<row>`, where split is the evaluation set's name and row the number in the column
+    `row`, or else the place among the rows of the source, from 0.
     """
 
     text_a: str = "text_a"
     text_b: str | None = "text_b"
     label: str = "label"
     guid: str | None = None
+    row: str | None = None
     label_map: dict[str, str | None] | None = None
     metadata: list[str] = []
+
+    @model_validator(mode="after")
+    def _one_name(self) -> Self:
+        if self.guid is not None and self.row is not None:
+            raise ValueError("row: numbers the rows for guids; with a guid column leave it out")
+        return self
 
 
 class Task(Strict):
@@ -329,6 +348,9 @@ class Task(Strict):
     With `folds: n`, the training rows (as split `train`) and the evaluation sets are mixed
     and dealt into n folds; each instance is predicted by the classifier that was finetuned
     on the other folds.
+
+    With `remove_duplicates`, an instance whose texts occur more than once among the training
+    rows and all evaluation sets together is neither trained on nor predicted.
     """
 
     name: Name
@@ -336,6 +358,7 @@ class Task(Strict):
     train: Examples
     evaluation: dict[Name, Examples]
     folds: Annotated[int, Field(ge=2)] | None = None
+    remove_duplicates: bool = False
 
     @model_validator(mode="after")
     def _something_to_predict(self) -> Self:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -11,9 +12,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from configs.folder import write_text
 from configs.schema import Experiment, Task
 from finetune.encoding import encode_instances
-from finetune.tasks import load_task
+from finetune.tasks import TaskData, load_task
 from pretrain.checkpoint import Arrays, read_arrays, write_arrays
 from pretrain.stage import vocabulary_file
 from pretrain.wordpiece import build_tokenizer, read_vocabulary
@@ -54,16 +56,32 @@ def prepare_task(experiment: Experiment, task: Task) -> None:
         if name == "train":
             arrays["label"] = np.array([label_ids[label] for label in frame["label"]], np.int32)
         write_arrays(folder / f"{name}.safetensors", arrays)
+    if data.removed is not None:
+        write_text(folder / "duplicates.csv", data.removed.to_csv(index=False))
     # Last, because its presence says that the others are whole.
     partial = done.with_name(f"{done.name}.partial")
     data.evaluation.to_parquet(partial, index=False)
     partial.replace(done)
-    logger.info(
-        "%s: %d instances to train on, %d to predict",
-        task.name,
-        len(data.train),
-        len(data.evaluation),
-    )
+    for line in summary(task, data):
+        logger.info(line)
+
+
+def summary(task: Task, data: TaskData) -> list[str]:
+    """Say what a task trains on and predicts, and how many duplicates were removed."""
+    splits: Counter[str] = Counter(data.evaluation["split"].tolist())
+    lines = [
+        f"{task.name}: {len(data.train)} instances to train on, {len(data.evaluation)} to predict"
+        f" ({', '.join(f'{split} {count}' for split, count in splits.items())})"
+    ]
+    if data.removed is not None:
+        total = data.removed[["removed", "instances"]].sum()
+        rows = data.removed[["used_for", "split", "removed"]].astype(str).to_numpy()
+        where = ", ".join(" ".join(row) for row in rows if row[-1] != "0")
+        lines.append(
+            f"{task.name}: removed {total['removed']} of {total['instances']} instances, whose "
+            f"texts occur more than once" + (f" ({where})" if where else "")
+        )
+    return lines
 
 
 @dataclass(frozen=True)

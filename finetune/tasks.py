@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from configs.errors import InputError
 from configs.schema import Examples, Task, World
+from finetune.duplicates import count_removed, occurs_once
 from pretrain.seeding import derive_seed, generator
 from pretrain.sources import load_rows
 
@@ -31,6 +32,9 @@ class TaskData:
         the other folds and is predicted by that of fold k. Without, all zero.
     folds : int
         Classifiers per run: 1 without folds.
+    removed : pandas.DataFrame or None
+        How many instances were removed as duplicates, by split: see
+        `finetune.duplicates.count_removed`. None where the task does not ask for it.
     """
 
     train: pd.DataFrame
@@ -38,6 +42,7 @@ class TaskData:
     fold_of_train: NDArray[np.int64]
     fold_of_evaluation: NDArray[np.int64]
     folds: int
+    removed: pd.DataFrame | None = None
 
 
 def load_task(task: Task, world: World | None) -> TaskData:
@@ -57,19 +62,36 @@ def load_task(task: Task, world: World | None) -> TaskData:
     Raises
     ------
     InputError
-        If a column is missing, a label is not one of the task's, or a guid stands twice; the
-        message names the task, the set and the row.
+        If a source cannot be read, a column is missing, a label is not one of the task's, a
+        guid stands twice, or nothing is left of a set without its duplicates; the message names
+        the task, the set and the row.
     """
     train = _read(task, "train", task.train, world)
     sets = [_read(task, name, source, world) for name, source in task.evaluation.items()]
     if task.folds is None:
-        evaluation = pd.concat(sets, ignore_index=True)
-        zeros = np.zeros(len(evaluation), dtype=np.int64)
-        data = TaskData(train, evaluation, np.zeros(len(train), dtype=np.int64), zeros, 1)
+        used = {"training": train, "evaluation": pd.concat(sets, ignore_index=True)}
     else:
-        pool = pd.concat([train, *sets], ignore_index=True)
+        used = {"training and evaluation": pd.concat([train, *sets], ignore_index=True)}
+    removed = None
+    if task.remove_duplicates:
+        once = dict(zip(used, occurs_once(list(used.values())), strict=True))
+        counts = [count_removed(use, used[use]["split"], once[use]) for use in used]
+        removed = pd.concat(counts, ignore_index=True)
+        used = {use: frame[once[use]].reset_index(drop=True) for use, frame in used.items()}
+    if task.folds is None:
+        train, evaluation = used.values()
+        zeros = [np.zeros(len(frame), dtype=np.int64) for frame in (train, evaluation)]
+        data = TaskData(train, evaluation, zeros[0], zeros[1], 1, removed)
+    else:
+        (pool,) = used.values()
         dealt = generator(derive_seed("folds", task.name), 0).permutation(len(pool)) % task.folds
-        data = TaskData(pool, pool, dealt, dealt, task.folds)
+        data = TaskData(pool, pool, dealt, dealt, task.folds, removed)
+    if removed is not None and (removed["removed"] == removed["instances"]).any():
+        empty = removed.loc[removed["removed"] == removed["instances"], "split"].iloc[0]
+        raise InputError(
+            f"tasks.{task.name}.{empty}: the texts of every instance occur more than once among "
+            "training and evaluation; check the sources, or set remove_duplicates: false"
+        )
     twice = data.evaluation["guid"].duplicated()
     if twice.any():
         guid = data.evaluation.loc[twice, "guid"].iloc[0]
@@ -79,8 +101,13 @@ def load_task(task: Task, world: World | None) -> TaskData:
 
 def _read(task: Task, split: str, source: Examples, world: World | None) -> pd.DataFrame:
     where = f"tasks.{task.name}.{split}"
-    rows = load_rows(source, world)
-    named = [source.text_a, source.text_b, source.label, source.guid, *source.metadata]
+    try:
+        rows = load_rows(source, world)
+    except InputError as error:
+        choice = "" if split == "train" else ", or leave this entry out"
+        raise InputError(f"{where}: {error.message}{choice}") from error
+    named = [source.text_a, source.text_b, source.label, source.guid, source.row]
+    named += source.metadata
     columns = [column for column in named if column is not None]
     missing = [column for column in columns if column not in rows.column_names]
     if missing:
@@ -104,7 +131,8 @@ def _read(task: Task, split: str, source: Examples, world: World | None) -> pd.D
     if source.guid is not None:
         frame["guid"] = table[source.guid].astype(str)
     else:
-        frame["guid"] = [f"{split}-{row}" for row in range(len(frame))]
+        numbers = range(len(frame)) if source.row is None else table[source.row].tolist()
+        frame["guid"] = [f"{split}-{row}" for row in numbers]
     frame["split"] = split
     for column in source.metadata:
         frame[column] = table[column]

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from configs.errors import InputError
-from configs.folder import prepare_folder
+from configs.folder import prepare_folder, recorded_experiment
 from configs.schema import Experiment, Task
 from finetune.classifier import build_classifier
 from finetune.inference import predict_probabilities
@@ -138,7 +138,7 @@ def _create(experiment: Experiment, task: Task, store: Path) -> None:
         finetune_seeds=experiment.finetune_seeds,
         epochs=experiment.finetuning.checkpoints,
         probability_dtype=experiment.prediction.probability,
-        configuration={"source": "experiment", **experiment.as_plain()},
+        configuration={"source": "experiment", **recorded_experiment(experiment)},
         versions={
             name: importlib.metadata.version(name)
             for name in ("tensorflow", "keras", "keras-hub", "tokenizers", "datasets")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import itertools
 import re
 from collections.abc import Iterator, Mapping
@@ -49,8 +50,8 @@ def load_rows(source: Source, world: World | None) -> datasets.Dataset:
         if "://" not in file and not any(character in file for character in "*?["):
             path = Path(file)
             if not path.is_file():
-                raise InputError(f"{file}: no such file; data_files are relative to {Path.cwd()}")
-    options = {} if source.field is None else {"field": source.field}
+                had = f", from {source.origin}" if source.origin is not None else ""
+                raise InputError(f"{file}: no such file in {Path.cwd()}; put it there{had}")
     try:
         return datasets.load_dataset(
             source.path,
@@ -58,7 +59,7 @@ def load_rows(source: Source, world: World | None) -> datasets.Dataset:
             data_files=source.data_files,
             split=source.split,
             revision=source.revision,
-            **options,
+            **_builder_options(source),
         )
     except Exception as error:
         # `datasets` raises whatever its readers raise; a user needs to know which source.
@@ -69,6 +70,21 @@ def load_rows(source: Source, world: World | None) -> datasets.Dataset:
         raise InputError(
             f"{where}: cannot be loaded ({reason}); check the source's path, files, field and split"
         ) from error
+
+
+def _builder_options(source: Source) -> dict[str, Any]:
+    """Options of a builder of `datasets` that the source asks for."""
+    options: dict[str, Any] = {} if source.field is None else {"field": source.field}
+    if source.path == "csv":
+        # Else pandas would take words such as "null" and "NA" for missing text.
+        options |= {"keep_default_na": False, "na_values": [""]}
+        if source.delimiter is not None:
+            options["sep"] = source.delimiter
+        if source.quoting == "none":
+            options["quoting"] = csv.QUOTE_NONE
+        if source.columns is not None:
+            options["column_names"] = source.columns
+    return options
 
 
 def documents(corpus: Corpus, world: World | None) -> Iterator[list[str]]:

@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from configs.errors import InputError
-from configs.folder import prepare_folder, write_text
+from configs.folder import prepare_folder, recorded_experiment, write_text
 from configs.schema import Experiment
 from pretrain.command import main as pretrain
 from tests.experiments import files_of, small, small_experiment, write_config
@@ -106,3 +106,21 @@ def test_another_place_for_the_output_is_the_same_experiment(tmp_path: Path) -> 
     (tmp_path / "out" / "vocab.txt").write_text("x")
     (tmp_path / "out").rename(tmp_path / "moved")
     assert prepare_folder(small_experiment(tmp_path / "moved")) == tmp_path / "moved"
+
+
+def test_a_record_of_before_a_field_was_added_is_the_same_experiment(tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    experiment = made(output)
+    (output / "vocab.txt").write_text("x")
+    record = output / "experiment.json"
+    older = experiment.as_plain()
+    for task in older["tasks"]:
+        del task["remove_duplicates"]
+    record.write_text(json.dumps(older))
+    assert prepare_folder(experiment) == output
+    # As it was: the hash of a prediction store is computed from it.
+    assert recorded_experiment(experiment) == older
+    older["tasks"][0]["remove_duplicates"] = True
+    record.write_text(json.dumps(older))
+    with pytest.raises(InputError, match=r"holds another experiment \(tasks\.0\.remove_dup"):
+        prepare_folder(experiment)

@@ -45,16 +45,18 @@ def load(
     evaluation: list[dict[str, Any]],
     folds: int | None = None,
     labels: list[str] = LABELS,
+    task: dict[str, Any] | None = None,
     **options: Any,
 ) -> TaskData:
-    task = Task(
+    made = Task(
         name="task",
         labels=labels,
         train=Examples(**source(folder / "train.json", train, **options)),
         evaluation={"dev": Examples(**source(folder / "dev.json", evaluation, **options))},
         folds=folds,
+        **(task or {}),
     )
-    return load_task(task, None)
+    return load_task(made, None)
 
 
 def test_instances_of_local_files(tmp_path: Path) -> None:
@@ -72,6 +74,12 @@ def test_without_guids_they_are_made_of_split_and_row(tmp_path: Path) -> None:
     data = load(tmp_path, rows(2), rows(3))
     assert data.train["guid"].tolist() == ["train-0", "train-1"]
     assert data.evaluation["guid"].tolist() == ["dev-0", "dev-1", "dev-2"]
+
+
+def test_guids_take_their_numbers_from_a_column(tmp_path: Path) -> None:
+    numbered = [{**row, "idx": 350000 + i} for i, row in enumerate(rows(3))]
+    data = load(tmp_path, numbered, numbered, row="idx")
+    assert data.evaluation["guid"].tolist() == ["dev-350000", "dev-350001", "dev-350002"]
 
 
 def test_labels_are_mapped_and_rows_mapped_to_null_left_out(tmp_path: Path) -> None:
@@ -130,9 +138,22 @@ BAD: list[tuple[dict[str, Any], list[dict[str, Any]], str]] = [
     ),
     ({"guid": "guid"}, [*rows(3), *rows(1)], "tasks.task: the guid 'dev-0' stands twice"),
     ({}, [*rows(1), *rows(1, text_b=None)], "tasks.task.dev: dev-1 has no text in text_b"),
-    ({"split": "validation"}, rows(3), "{dev}: cannot be loaded (ValueError Unknown split"),
-    ({"data_files": "absent.json"}, rows(3), "absent.json: no such file"),
-    ({"field": "predictions"}, rows(3), "{dev}: cannot be loaded (KeyError 'predictions')"),
+    (
+        {"split": "validation"},
+        rows(3),
+        "tasks.task.dev: {dev}: cannot be loaded (ValueError Unknown split",
+    ),
+    (
+        {"data_files": "absent.json", "origin": "https://example.org"},
+        rows(3),
+        "tasks.task.dev: absent.json: no such file in {cwd}; put it there, from "
+        "https://example.org, or leave this entry out",
+    ),
+    (
+        {"field": "predictions"},
+        rows(3),
+        "tasks.task.dev: {dev}: cannot be loaded (KeyError 'predictions')",
+    ),
 ]
 
 
@@ -174,7 +195,7 @@ def test_bad_instances_are_refused_in_one_line(
     # After what `datasets` shows of its progress, one line.
     *progress, line = result.stderr.splitlines()
     assert all("Generating" in one or not one or "Failed" in one for one in progress)
-    assert line.startswith("Error: " + message.replace("{dev}", str(tmp_path / "dev.json")))
+    assert line.startswith("Error: " + message.format(dev=tmp_path / "dev.json", cwd=Path.cwd()))
     assert not (tmp_path / "out" / "tasks" / "task" / "evaluation.parquet").exists()
 
 
