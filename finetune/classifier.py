@@ -9,11 +9,17 @@ import keras
 from keras import ops
 
 from configs.schema import Size
-from pretrain.encoder import build_backbone
+from pretrain.encoder import Gelu, build_backbone
 
 
 def build_classifier(
-    size: Size, *, vocabulary: int, positions: int, labels: int, dropout: float
+    size: Size,
+    *,
+    vocabulary: int,
+    positions: int,
+    labels: int,
+    dropout: float,
+    gelu: Gelu = "tanh",
 ) -> keras.Model:
     """Build the classifier of one size (Devlin et al., 2019, Section 4.1).
 
@@ -23,7 +29,9 @@ def build_classifier(
         Inputs `token_ids`, `segment_ids`, `padding_mask` [row, position]; output `logits`
         [row, label].
     """
-    backbone = build_backbone(size, vocabulary=vocabulary, positions=positions, dropout=dropout)
+    backbone = build_backbone(
+        size, vocabulary=vocabulary, positions=positions, dropout=dropout, gelu=gelu
+    )
     pooled = keras.layers.Dropout(dropout)(backbone.output["pooled_output"])
     logits = keras.layers.Dense(labels, dtype="float32", name="classifier")(pooled)
     return keras.Model(inputs=backbone.input, outputs={"logits": logits}, name="finetuning")

@@ -74,6 +74,7 @@ def build_finetuning_engine(
         positions=experiment.pretraining.sequence_length,
         labels=len(task.labels),
         dropout=settings.dropout,
+        gelu=experiment.gelu,
     )
     optimizer = BertAdam(
         settings.optimizer, warmup_steps=int(settings.warmup_share * steps), total_steps=steps

@@ -155,6 +155,7 @@ def _classifier(experiment_json: str, task: str, size: str):  # type: ignore[no-
         positions=experiment.pretraining.sequence_length,
         labels=len(task_named(experiment, task).labels),
         dropout=0.0,
+        gelu=experiment.gelu,
     )
 
 

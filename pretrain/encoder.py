@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import keras
 import keras_hub
@@ -18,13 +18,23 @@ from pretrain.seeding import generator
 Weights = dict[str, NDArray[Any]]
 
 
-def _gelu(x: Any) -> Any:
-    # BERT's own code uses the tanh approximation, as the encoder's layers do.
+Gelu = Literal["tanh", "erf"]
+
+
+def _gelu_tanh(x: Any) -> Any:
+    # BERT's own code uses the tanh approximation, as the backbone's layers do.
     return keras.activations.gelu(x, approximate=True)
 
 
+def _gelu_erf(x: Any) -> Any:
+    return keras.activations.gelu(x, approximate=False)
+
+
+_GELU = {"tanh": _gelu_tanh, "erf": _gelu_erf}
+
+
 def build_backbone(
-    size: Size, *, vocabulary: int, positions: int, dropout: float
+    size: Size, *, vocabulary: int, positions: int, dropout: float, gelu: Gelu = "tanh"
 ) -> keras_hub.models.BertBackbone:
     """Build the encoder of one size.
 
@@ -36,8 +46,10 @@ def build_backbone(
         Entries of the vocabulary, and the longest sequence.
     dropout : float
         Dropout rate everywhere in the encoder.
+    gelu : str
+        Its activation: `tanh`, BERT's own approximation, or `erf`, the function itself.
     """
-    return keras_hub.models.BertBackbone(
+    backbone = keras_hub.models.BertBackbone(
         vocabulary_size=vocabulary,
         num_layers=size.layers,
         num_heads=size.heads,
@@ -47,10 +59,15 @@ def build_backbone(
         max_sequence_length=positions,
         name="encoder",
     )
+    if gelu != "tanh":
+        # The backbone has no option for it.
+        for layer in backbone.transformer_layers:
+            layer._feedforward_intermediate_dense.activation = _GELU[gelu]
+    return backbone
 
 
 def build_pretraining_model(
-    size: Size, *, vocabulary: int, positions: int, dropout: float
+    size: Size, *, vocabulary: int, positions: int, dropout: float, gelu: Gelu = "tanh"
 ) -> keras.Model:
     """Build the encoder with its masked-token and next-sentence heads.
 
@@ -61,12 +78,14 @@ def build_pretraining_model(
         `mask_positions` [row, prediction]; outputs logits `masked_token`
         [row, prediction, entry] and `next_sentence` [row, 2].
     """
-    backbone = build_backbone(size, vocabulary=vocabulary, positions=positions, dropout=dropout)
+    backbone = build_backbone(
+        size, vocabulary=vocabulary, positions=positions, dropout=dropout, gelu=gelu
+    )
     mask_positions = keras.Input(shape=(None,), dtype="int32", name="mask_positions")
     masked_token = keras_hub.layers.MaskedLMHead(
         vocabulary_size=vocabulary,
         token_embedding=backbone.token_embedding,
-        intermediate_activation=_gelu,
+        intermediate_activation=_GELU[gelu],
         layer_norm_epsilon=1e-12,
         dtype="float32",
         name="masked_token",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable, Iterator
 from functools import lru_cache
@@ -11,9 +12,11 @@ import numpy as np
 from tensorboard.summary import Writer
 from tqdm import tqdm
 
+from configs.errors import InputError
 from configs.folder import prepare_folder, write_text
-from configs.schema import Experiment, Size
+from configs.schema import Checkpoints, Experiment, Size
 from pretrain.checkpoint import Arrays, remove_leftovers, write_arrays
+from pretrain.checkpoint_import import read_checkpoint
 from pretrain.corpus import Corpus, open_corpus, tokenize_corpus
 from pretrain.encoder import build_pretraining_model, pretraining_loss
 from pretrain.engine import Batch, Engine, Recorder, Run, run_seeds
@@ -71,6 +74,9 @@ def pretrain_experiment(experiment: Experiment, workers: int) -> None:
         experiment.
     """
     output = prepare_folder(experiment)
+    if isinstance(experiment.pretraining, Checkpoints):
+        import_encoders(experiment, experiment.pretraining)
+        return
     _prepare_vocabulary(experiment, output)
     _prepare_corpus(experiment, output)
     missing = [
@@ -89,6 +95,50 @@ def pretrain_experiment(experiment: Experiment, workers: int) -> None:
         workers=workers,
         label="pretraining",
     )
+
+
+def import_encoders(experiment: Experiment, settings: Checkpoints) -> None:
+    """Read the checkpoints that are not here yet, and keep them as pretraining would.
+
+    Raises
+    ------
+    InputError
+        If a checkpoint cannot be used, or has another vocabulary than those before it; these
+        stay.
+    """
+    output = experiment.output
+    vocabulary = vocabulary_file(output)
+    runs = [(size, seed) for size in experiment.sizes for seed in experiment.pretrain_seeds]
+    missing = [
+        (size, seed)
+        for size, seed in runs
+        if not (vocabulary.is_file() and encoder_file(output, size.name, seed).is_file())
+    ]
+    logger.info("pretraining: %d of %d checkpoints to import", len(missing), len(runs))
+    for size, seed in tqdm(missing, desc="importing", unit=" checkpoint"):
+        checkpoint = settings.checkpoint(size.name, seed)
+        found = read_checkpoint(checkpoint, size, settings)
+        if not vocabulary.is_file():
+            write_text(vocabulary, "\n".join(found.vocabulary) + "\n")
+        elif found.vocabulary != read_vocabulary(vocabulary):
+            raise InputError(
+                f"{checkpoint}: its vocabulary is not that of the checkpoints imported before "
+                f"({vocabulary}); all of an experiment must share one"
+            )
+        folder = run_folder(output, size.name, seed)
+        remove_leftovers(folder)
+        write_text(folder / "source.json", json.dumps(found.source, indent=2) + "\n")
+        write_arrays(encoder_file(output, size.name, seed), found.weights)
+        heads = sorted(
+            {path.split("/")[0] for path in found.weights} & {"masked_token", "next_sentence"}
+        )
+        logger.debug(
+            "imported %s/p%d: %s, with the heads: %s",
+            size.name,
+            seed,
+            checkpoint,
+            ", ".join(heads) or "none",
+        )
 
 
 def _prepare_vocabulary(experiment: Experiment, output: Path) -> None:

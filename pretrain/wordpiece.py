@@ -112,6 +112,18 @@ def read_vocabulary(path: Path) -> list[str]:
     if entries and not entries[-1]:
         entries.pop()
     entries = [entry.rstrip("\r") for entry in entries]
+    check_vocabulary(entries, path)
+    return entries
+
+
+def check_vocabulary(entries: list[str], path: Path) -> None:
+    """Refuse what cannot be the vocabulary of a tokenizer here.
+
+    Raises
+    ------
+    InputError
+        If a special token is missing, an entry is there twice, or they are more than 65,536.
+    """
     missing = [token for token in SPECIAL_TOKENS if token not in entries]
     if missing:
         raise InputError(f"{path}: lacks {missing[0]}; give a BERT vocabulary")
@@ -122,7 +134,6 @@ def read_vocabulary(path: Path) -> list[str]:
         raise InputError(
             f"{path}: has {len(entries)} entries; 65,536 is the most that 16 bits hold"
         )
-    return entries
 
 
 def build_tokenizer(vocabulary: list[str], *, lowercase: bool) -> Tokenizer:
