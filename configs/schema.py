@@ -198,6 +198,18 @@ class Keep(Strict):
     until: PositiveInt | None = None
 
 
+class Divergence(Strict):
+    """When a run is given up though its loss is finite.
+
+    It is, once its loss has been above `factor` times the loss of guessing (the logarithm of
+    the number of labels, or of vocabulary entries plus that of 2) at every one of `steps`
+    steps in a row.
+    """
+
+    factor: Annotated[float, Field(gt=1.0)] = 2.0
+    steps: PositiveInt = 1000
+
+
 class Pretraining(Strict):
     """Masked-token and next-sentence pretraining of every size with every seed."""
 
@@ -216,6 +228,7 @@ class Pretraining(Strict):
     checkpoint_every: PositiveInt
     keep: list[Keep] = []
     optimizer: Optimizer = Optimizer()
+    divergence: Divergence = Divergence()
 
     @field_validator("seeds")
     @classmethod
@@ -402,6 +415,7 @@ class Finetuning(Strict):
     shuffle: Literal["full"] | Buffer = "full"
     checkpoint_every: PositiveInt = 1000
     optimizer: Optimizer = Optimizer()
+    divergence: Divergence = Divergence()
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -18,8 +18,9 @@ from configs.schema import Experiment, Task
 from finetune.inference import predict_probabilities
 from finetune.preparation import INPUTS, prepared_for
 from finetune.training import FinetuningRun, Hyperparameters, finetune, total_steps
+from pretrain.divergence import Diverged
 from pretrain.seeding import derive_seed, generator
-from pretrain.stage import largest_first
+from pretrain.stage import largest_first, pretrained_seeds
 from pretrain.workers import Advance, share_out
 
 
@@ -66,7 +67,7 @@ def chosen_hyperparameters(
             folder / "search" / f"{size.name}-p{seed}-batch{batch}-rate{rate:g}" / "result.json",
         )
         for size in largest_first(experiment.sizes)
-        for seed in experiment.pretrain_seeds[: settings.search.pretraining_seeds]
+        for seed in pretrained_seeds(experiment, size.name)[: settings.search.pretraining_seeds]
         for batch in settings.search.batch_sizes
         for rate in settings.search.learning_rates
     ]
@@ -112,17 +113,24 @@ def _steps(experiment: Experiment, trial: Trial) -> int:
 
 
 def run_trial(experiment: Experiment, trial: Trial, advance: Advance) -> str:
-    """Finetune with one combination, and keep its accuracy on the held-out rows."""
+    """Finetune with one combination, and keep its accuracy on the held-out rows.
+
+    A combination with which the run diverges is as good as one that is always wrong.
+    """
     rows, held_out = _parts(experiment, trial)
     run, hyper = trial.run, trial.run.hyperparameters
     steps = total_steps(len(rows), hyper.batch_size, experiment.finetuning.epochs)
     train = prepared_for(experiment, run.task).train
     # Only the accuracy is kept, so nothing is done with the weights at the last step.
     keep = {steps: lambda run, weights: None}
-    engine = finetune(experiment, run, rows, trial.result.parent, keep, advance, {})
-    inputs = {name: train[name][held_out] for name in INPUTS}
-    probability = predict_probabilities(engine.model, inputs, experiment.prediction.batch_size)
-    accuracy = float(np.mean(probability.argmax(axis=1) == train["label"][held_out]))
+    try:
+        engine = finetune(experiment, run, rows, trial.result.parent, keep, advance, {})
+    except Diverged:
+        accuracy = 0.0
+    else:
+        inputs = {name: train[name][held_out] for name in INPUTS}
+        probability = predict_probabilities(engine.model, inputs, experiment.prediction.batch_size)
+        accuracy = float(np.mean(probability.argmax(axis=1) == train["label"][held_out]))
     result = {
         "size": run.size,
         "pretrain_seed": run.pretrain_seed,

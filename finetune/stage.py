@@ -13,7 +13,8 @@ from finetune.preparation import prepare_task, prepared_for
 from finetune.search import chosen_hyperparameters
 from finetune.training import FinetuningRun, finetune, total_steps
 from pretrain.checkpoint import write_arrays
-from pretrain.stage import encoder_file, largest_first
+from pretrain.divergence import has_diverged, say_left_out
+from pretrain.stage import largest_first, pretrained_seeds, run_folder
 from pretrain.workers import Advance, share_out
 
 logger = logging.getLogger(__name__)
@@ -44,34 +45,46 @@ def finetune_experiment(experiment: Experiment, workers: int) -> None:
     Raises
     ------
     InputError
-        If an encoder is missing, or a task's instances cannot be used.
+        If an encoder is missing that did not diverge, or a task's instances cannot be used;
+        after all other runs, if some diverged.
     """
     output = prepare_folder(experiment)
+    encoders = {
+        size.name: pretrained_seeds(experiment, size.name)
+        for size in largest_first(experiment.sizes)
+    }
     absent = [
-        f"{size.name}/p{seed}"
+        (size.name, seed)
         for size in experiment.sizes
         for seed in experiment.pretrain_seeds
-        if not encoder_file(output, size.name, seed).is_file()
+        if seed not in encoders[size.name]
     ]
-    if absent:
+    diverged = [run_folder(output, *one) for one in absent]
+    untrained = [one for one in absent if not has_diverged(run_folder(output, *one))]
+    if untrained:
         raise InputError(
-            f"{output}: {len(absent)} encoders are not pretrained yet ({absent[0]} first); "
-            "run python -m pretrain"
+            f"{output}: {len(untrained)} encoders are not pretrained yet "
+            f"({'/p'.join(map(str, untrained[0]))} first); run python -m pretrain"
         )
+    if len(diverged) == len(experiment.sizes) * len(experiment.pretrain_seeds):
+        raise InputError(f"{output}: every encoder diverged; lower pretraining.learning_rate")
+    say_left_out("encoders", diverged)
     for task in experiment.tasks:
         prepare_task(experiment, task)
     chosen = {
         task.name: chosen_hyperparameters(experiment, task, workers) for task in experiment.tasks
     }
     runs = [
-        FinetuningRun(task.name, size.name, pretrain_seed, seed, fold, chosen[task.name][size.name])
+        FinetuningRun(task.name, size, pretrain_seed, seed, fold, chosen[task.name][size])
         for task in experiment.tasks
-        for size in largest_first(experiment.sizes)
-        for pretrain_seed in experiment.pretrain_seeds
+        for size, pretrain_seeds in encoders.items()
+        for pretrain_seed in pretrain_seeds
         for seed in experiment.finetune_seeds
         for fold in range(task.folds or 1)
     ]
-    missing = [run for run in runs if not is_finetuned(experiment, run)]
+    absent_runs = [run for run in runs if not is_finetuned(experiment, run)]
+    missing = [run for run in absent_runs if not has_diverged(folder_of(experiment, run))]
+    say_left_out("finetuning", [folder_of(experiment, run) for run in absent_runs])
     logger.info("finetuning: %d of %d runs to do", len(missing), len(runs))
     share_out(
         finetune_run,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -15,6 +16,7 @@ from finetune.classifier import build_classifier, classification_loss
 from finetune.order import EpochOrder
 from finetune.preparation import INPUTS, prepared_for, task_named
 from pretrain.checkpoint import Arrays, read_arrays, remove_leftovers
+from pretrain.divergence import Watch
 from pretrain.engine import Batch, Engine, Run, run_seeds
 from pretrain.optimizer import BertAdam
 from pretrain.stage import encoder_file, open_recorder, vocabulary_file
@@ -83,7 +85,8 @@ def build_finetuning_engine(
         model,
         classification_loss,
         optimizer,
-        initializer_range=experiment.finetuning.initializer_range,
+        initializer_range=settings.initializer_range,
+        watch=Watch.beyond_guessing(settings.divergence, math.log(len(task.labels))),
     )
 
 

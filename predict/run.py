@@ -19,8 +19,9 @@ from finetune.preparation import INPUTS, evaluation_frame, prepared_folder, prep
 from finetune.stage import classifier_file, classifier_folder
 from predict.store import create_store, finish_runs, finished_runs, write_run
 from pretrain.checkpoint import read_arrays
+from pretrain.divergence import has_diverged, say_left_out
 from pretrain.engine import assign_weights
-from pretrain.stage import largest_first, vocabulary_file
+from pretrain.stage import largest_first, run_folder, vocabulary_file
 from pretrain.wordpiece import read_vocabulary
 from pretrain.workers import Advance, share_out
 
@@ -70,6 +71,7 @@ def predict_experiment(experiment: Experiment, workers: int) -> None:
     output = prepare_folder(experiment)
     items: list[PredictionItem] = []
     absent: list[str] = []
+    diverged: list[Path] = []
     present = 0
     for task in experiment.tasks:
         if not (prepared_folder(output, task.name) / "evaluation.parquet").is_file():
@@ -87,6 +89,8 @@ def predict_experiment(experiment: Experiment, workers: int) -> None:
                             continue
                         if _is_whole(output, task, size.name, pretrain_seed, seed, epoch):
                             runs.append((seed, epoch))
+                        elif given_up := _diverged(output, task, size.name, pretrain_seed, seed):
+                            diverged += given_up
                         else:
                             absent.append(
                                 f"{task.name}/{size.name}/p{pretrain_seed}f{seed}, epoch {epoch:g}"
@@ -95,6 +99,7 @@ def predict_experiment(experiment: Experiment, workers: int) -> None:
                     items.append(PredictionItem(task.name, size.name, pretrain_seed, tuple(runs)))
     if not items and not present:
         raise InputError(f"{output}: no classifier is finetuned yet; run python -m finetune")
+    say_left_out("predicting", dict.fromkeys(diverged))
     if absent:
         logger.info(
             "%d classifiers are not finetuned yet (%s first); run python -m finetune",
@@ -124,6 +129,15 @@ def _is_whole(
         for fold in range(task.folds or 1)
     )
     return all(classifier_file(folder, epoch).is_file() for folder in folders)
+
+
+def _diverged(output: Path, task: Task, size: str, pretrain_seed: int, seed: int) -> list[Path]:
+    """Folders of the runs without which a classifier cannot be, because they diverged."""
+    folders = [run_folder(output, size, pretrain_seed)] + [
+        classifier_folder(output, task.name, size, pretrain_seed, seed, fold)
+        for fold in range(task.folds or 1)
+    ]
+    return [folder for folder in folders if has_diverged(folder)]
 
 
 def _create(experiment: Experiment, task: Task, store: Path) -> None:

@@ -9,7 +9,6 @@ the batch of a run at a step is a pure function of the run and the step.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from pretrain.checkpoint import (
     remove_checkpoints,
     write_checkpoint,
 )
+from pretrain.divergence import Diverged, Watch, record_divergence
 from pretrain.encoder import initial_weights
 from pretrain.optimizer import BertAdam
 from pretrain.seeding import derive_seed, generator
@@ -128,6 +128,8 @@ class Engine:
         With the schedule that all runs share.
     initializer_range : float
         Standard deviation of initial weights.
+    watch : Watch, optional
+        When a run is given up; by default only where its loss or weights are not finite.
     steps_per_call : int
         Steps whose batches are made at a time, one group ahead of the training.
     """
@@ -139,6 +141,7 @@ class Engine:
         optimizer: BertAdam,
         *,
         initializer_range: float = 0.02,
+        watch: Watch | None = None,
         steps_per_call: int = 20,
     ) -> None:
         if keras.backend.backend() != "tensorflow":
@@ -149,6 +152,7 @@ class Engine:
         self.loss = loss
         self.optimizer = optimizer
         self.initializer_range = initializer_range
+        self.watch = watch or Watch()
         self.steps_per_call = steps_per_call
         self.inputs = list(model.input)
         optimizer.build(model.trainable_variables)
@@ -266,9 +270,11 @@ class Engine:
 
         Raises
         ------
+        Diverged
+            If a run diverges, after that is recorded in its folder; its newest good
+            checkpoint stays.
         InputError
-            If the loss of a run is no longer finite; its newest checkpoint stays. If there is no
-            space left for one.
+            If there is no space left for a checkpoint.
         """
         stops = sorted({*range(checkpoint_every, total_steps, checkpoint_every), *keep})
         for run in runs:
@@ -294,22 +300,28 @@ class Engine:
             self._restore(run, state)
             on_progress(run, done, {})
         pending: list[tuple[int, dict[str, float]]] = []
+        above = 0
         for first, batches in self._calls(run, batch, done, stops):
             values = self.steps(batches)
             count = len(values["loss"])
             done = first + count
             means = {name: float(np.mean(value)) for name, value in values.items()}
-            if not math.isfinite(means["loss"]):
-                raise InputError(
-                    f"{run.name}: the loss is {means['loss']} by step {done}; lower the learning "
-                    f"rate; the newest checkpoint is in {run.folder}"
-                )
+            try:
+                above = self.watch.check_losses(run.name, first, values["loss"], above)
+                if done in stops:
+                    self.watch.check_weights(run.name, done, values["loss"], self.weights())
+            except Diverged as diverged:
+                record_divergence(run.folder, diverged, run.learning_rate)
+                _record(recorder, run, [*pending, (done, means)])
+                raise
             pending.append((done, means))
             if done in keep:
                 keep[done](run, self.weights())
-            if done in stops and done != stops[-1] and done % checkpoint_every == 0:
+            # A state with a loss that may be diverging does not replace a good one.
+            due = done in stops and done != stops[-1] and done % checkpoint_every == 0
+            if due and not above:
                 write_checkpoint(run.folder, done, self.state())
-            if done in stops:
+            if (due and not above) or done == stops[-1]:
                 # Loss curves follow the checkpoints, so that a resumed run does not repeat them.
                 _record(recorder, run, pending)
                 pending = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
@@ -18,6 +19,7 @@ from configs.schema import Checkpoints, Experiment, Size
 from pretrain.checkpoint import Arrays, remove_leftovers, write_arrays
 from pretrain.checkpoint_import import read_checkpoint
 from pretrain.corpus import Corpus, open_corpus, tokenize_corpus
+from pretrain.divergence import Watch, has_diverged, say_left_out
 from pretrain.encoder import build_pretraining_model, pretraining_loss
 from pretrain.engine import Batch, Engine, Recorder, Run, run_seeds
 from pretrain.masking import mask_tokens
@@ -47,6 +49,15 @@ def encoder_file(output: Path, size: str, pretrain_seed: int, step: int | None =
     return run_folder(output, size, pretrain_seed) / f"{name}.safetensors"
 
 
+def pretrained_seeds(experiment: Experiment, size: str) -> list[int]:
+    """Pretraining seeds of a size whose encoders are there."""
+    return [
+        seed
+        for seed in experiment.pretrain_seeds
+        if encoder_file(experiment.output, size, seed).is_file()
+    ]
+
+
 def vocabulary_file(output: Path) -> Path:
     """Place of the experiment's `vocab.txt`."""
     return output / "vocab.txt"
@@ -71,7 +82,7 @@ def pretrain_experiment(experiment: Experiment, workers: int) -> None:
     ------
     InputError
         If the corpus or the vocabulary cannot be used, or the folder holds another
-        experiment.
+        experiment; after all other runs, if some diverged.
     """
     output = prepare_folder(experiment)
     if isinstance(experiment.pretraining, Checkpoints):
@@ -79,12 +90,14 @@ def pretrain_experiment(experiment: Experiment, workers: int) -> None:
         return
     _prepare_vocabulary(experiment, output)
     _prepare_corpus(experiment, output)
-    missing = [
+    absent = [
         (size.name, seed)
         for size in largest_first(experiment.sizes)
         for seed in experiment.pretrain_seeds
         if not encoder_file(output, size.name, seed).is_file()
     ]
+    missing = [item for item in absent if not has_diverged(run_folder(output, *item))]
+    say_left_out("pretraining", [run_folder(output, *item) for item in absent])
     total = len(experiment.sizes) * len(experiment.pretrain_seeds)
     logger.info("pretraining: %d of %d runs to do", len(missing), total)
     share_out(
@@ -262,7 +275,13 @@ def build_engine(experiment: Experiment, size: Size, vocabulary: int) -> Engine:
     optimizer = BertAdam(
         settings.optimizer, warmup_steps=settings.warmup_steps, total_steps=settings.steps
     )
-    return Engine(model, pretraining_loss, optimizer, initializer_range=settings.initializer_range)
+    return Engine(
+        model,
+        pretraining_loss,
+        optimizer,
+        initializer_range=settings.initializer_range,
+        watch=Watch.beyond_guessing(settings.divergence, math.log(vocabulary) + math.log(2)),
+    )
 
 
 @lru_cache(maxsize=1)

@@ -20,6 +20,7 @@ from tqdm import tqdm
 from configs.errors import InputError
 from configs.schema import Experiment
 from pretrain.backend import backend_log, start_backend
+from pretrain.divergence import Diverged
 
 logger = logging.getLogger(__name__)
 
@@ -72,7 +73,8 @@ def share_out(
     Raises
     ------
     InputError
-        What `work` raised, or if a worker died.
+        What `work` raised, or if a worker died; after all other items, if `work` raised
+        `Diverged` for some.
     """
     if not items:
         return
@@ -93,6 +95,7 @@ def share_out(
     for process in processes:
         process.start()
     started, finished = time.monotonic(), 0
+    diverged: list[str] = []
     try:
         with tqdm(total=steps, desc=label, unit=f" {unit}", smoothing=0.05) as bar:
             while finished < workers:
@@ -110,6 +113,9 @@ def share_out(
                     bar.update(value)
                 elif kind == "done":
                     logger.debug("%s", value)
+                elif kind == "diverged":
+                    diverged.append(value)
+                    logger.debug("diverged: %s", value)
                 elif kind == "bad input":
                     raise InputError(value)
                 elif kind == "error":
@@ -125,6 +131,14 @@ def share_out(
         waiting.cancel_join_thread()
     seconds = time.monotonic() - started
     logger.info("%s: %d items, %.0f s", label, len(items), seconds)
+    if diverged:
+        named = "; ".join(sorted(diverged)[:5]) + ("; ..." if len(diverged) > 5 else "")
+        raise InputError(
+            f"{label}: {len(diverged)} of {len(items)} runs diverged ({named})"
+            ", all others are done; run the same command again to go on without them, remove a "
+            "run's diverged.json to train it on from its last good checkpoint, or lower the "
+            "learning rate in another output folder"
+        )
 
 
 def _worker(
@@ -143,7 +157,10 @@ def _worker(
         tf.config.experimental.enable_op_determinism()
         work: Work = getattr(importlib.import_module(name[0]), name[1])
         while (item := waiting.get()) is not None:
-            said.put(("done", work(experiment, item, lambda n: said.put(("steps", n)))))
+            try:
+                said.put(("done", work(experiment, item, lambda n: said.put(("steps", n)))))
+            except Diverged as diverged:
+                said.put(("diverged", str(diverged)))
         said.put(("end", None))
     except InputError as error:
         said.put(("bad input", error.message))

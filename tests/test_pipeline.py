@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import random
+import shutil
 import signal
 import subprocess
 import time
@@ -13,9 +15,24 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pytest
 import xarray as xr
 
-from tests.experiments import command, environment, files_of, run_stage, small, write_config
+from configs.errors import InputError
+from configs.schema import load_experiment
+from finetune.stage import finetune_experiment
+from predict.run import predict_experiment
+from pretrain.divergence import Diverged, record_divergence
+from pretrain.stage import pretrain_experiment
+from tests.experiments import (
+    command,
+    environment,
+    files_of,
+    run_stage,
+    small,
+    work_here,
+    write_config,
+)
 
 # For each stage, the files at whose appearance it is killed, one start after another; None: at
 # a random moment of its first seconds.
@@ -144,6 +161,44 @@ def test_a_finished_stage_run_again_changes_nothing(finished: Path) -> None:
         assert result.returncode == 0, result.stderr
         assert "0 of 4 runs to do" in result.stderr or "0 runs to do" in result.stderr
     assert kept() == before
+
+
+def test_the_stages_go_on_without_an_encoder_that_diverged(
+    finished: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    experiment = load_experiment("small.yaml")
+    folder = experiment.output / "pretrain" / "base" / "p1"
+    (folder / "encoder.safetensors").unlink()
+    for made in ("finetune/inference/base/p1f1", "finetune/inference/base/p1f2", "predictions"):
+        shutil.rmtree(experiment.output / made)
+    with pytest.raises(InputError, match=r"1 encoders are not pretrained yet \(base/p1 first\)"):
+        finetune_experiment(experiment, 1)
+    record_divergence(folder, Diverged("base/p1", 7, float("nan"), "the loss is nan"), 0.002)
+    caplog.set_level(logging.INFO)
+    with work_here():
+        for stage in (pretrain_experiment, finetune_experiment, predict_experiment):
+            caplog.clear()
+            stage(experiment, 1)
+            assert "1 runs diverged before and are left out" in caplog.text
+            assert "out/pretrain/base/p1/diverged.json" in caplog.text
+    assert not (folder / "encoder.safetensors").exists()
+    tensor = open_tensor(tmp_path)
+    expected = np.ones((2, 2, 2, 2), bool)
+    expected[1, 0] = False
+    assert (tensor["finished"].values == expected).all()
+    # What removing the record does.
+    (folder / "diverged.json").unlink()
+    with work_here():
+        for stage in (pretrain_experiment, finetune_experiment, predict_experiment):
+            stage(experiment, 1)
+    tensor, never = open_tensor(tmp_path), open_tensor(finished)
+    assert tensor["finished"].values.all()
+    assert (tensor["probability"].values == never["probability"].values).all()
 
 
 def test_the_tensor_is_what_the_configuration_says(finished: Path) -> None:

@@ -18,9 +18,11 @@ from configs.schema import Experiment, load_experiment
 from finetune.classifier import classification_loss
 from finetune.inference import predict_probabilities
 from finetune.preparation import INPUTS, Prepared, prepared_for
+from finetune.search import Trial, run_trial
 from finetune.stage import classifier_file, classifier_folder, finetune_run
 from finetune.training import FinetuningRun, Hyperparameters
 from pretrain.checkpoint import Arrays, read_arrays
+from pretrain.divergence import divergence_file
 from pretrain.engine import assign_weights
 from pretrain.stage import encoder_file
 from tests.pretrain.test_engine import same
@@ -68,6 +70,14 @@ def test_the_search_takes_the_best_of_its_table(experiment: Experiment, task: st
     folder = experiment.output / "finetune" / task / "search"
     results = [json.loads(path.read_text()) for path in folder.glob("*/result.json")]
     assert sorted(one["accuracy"] for one in results) == sorted(table["accuracy"])
+
+
+def test_a_combination_that_diverges_loses(experiment: Experiment, tmp_path: Path) -> None:
+    run = FinetuningRun("mnli", "base", 1, 0, 0, Hyperparameters(8, 1e30))
+    trial = Trial(run, tmp_path / "result.json")
+    run_trial(experiment, trial, lambda steps: None)
+    assert json.loads(trial.result.read_text())["accuracy"] == 0
+    assert divergence_file(tmp_path).is_file()
 
 
 def last_step(folder: Path) -> int:

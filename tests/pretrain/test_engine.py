@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,9 @@ import numpy as np
 import pytest
 
 from configs.errors import InputError
+from configs.schema import Divergence
 from pretrain.checkpoint import Arrays, write_arrays
+from pretrain.divergence import Diverged, Watch, divergence_file
 from pretrain.engine import Batch, Engine, Run, Seeds, assign_weights, run_seeds
 from tests.pretrain.conftest import Training
 
@@ -304,16 +307,78 @@ def test_loss_curves_have_every_call_once_though_a_run_was_killed(
     }
 
 
-def test_a_loss_that_is_not_finite_stops_the_run(training: Training, tmp_path: Path) -> None:
-    run = run_named(tmp_path, learning_rate=1e30)
-    kept = []
-    with pytest.raises(InputError) as caught:
-        train(training, [run], keep={STEPS: lambda run, weights: kept.append(run)})
-    message = caught.value.message
-    assert message.startswith("base/p1: the loss is nan by step ")
-    assert "lower the learning rate" in message
-    assert "\n" not in message
-    assert kept == []
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_its_last_good_checkpoint(
+    training: Training, uninterrupted: Arrays, tmp_path: Path
+) -> None:
+    run = run_named(tmp_path)
+
+    def broken(one: Run, step: int) -> Batch:
+        batch = dict(training.batches(one, step))
+        if step >= 33:
+            batch["mask_weights"] = np.full_like(batch["mask_weights"], np.nan)
+        return batch
+
+    curves = Curves()
+    with pytest.raises(Diverged) as caught:
+        train(training, [run], batch=broken, recorder=lambda run: curves)
+    assert (caught.value.run, caught.value.step) == ("base/p1", 34)
+    assert str(caught.value) == "base/p1: the loss is nan at step 34"
+    assert json.loads(divergence_file(run.folder).read_text()) == {
+        "run": "base/p1",
+        "step": 34,
+        "loss": "nan",
+        "reason": "the loss is nan",
+        "learning_rate": 0.003,
+    }
+    # The loss curve goes on to where it broke.
+    assert np.isnan(dict((tag, value) for tag, _, value in curves.values)["loss"])
+    assert checkpoints(run)[-1] == 30
+    # With what broke it mended, the run goes on from there as if nothing had been.
+    assert same(train(training, [run])["base/p1"], uninterrupted)
+
+
+def test_a_checkpoint_is_not_replaced_while_the_loss_is_above_the_limit(
+    training: Training, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = run_named(tmp_path)
+    take, taken = training.engine.steps, 0
+
+    def high_from_18(batches: Batch) -> dict[str, np.ndarray]:
+        nonlocal taken
+        values = take(batches)
+        at = np.arange(taken, taken + len(values["loss"]))
+        taken += len(at)
+        return {**values, "loss": values["loss"] + np.where(at >= 18, 100, 0)}
+
+    monkeypatch.setattr(training.engine, "steps", high_from_18)
+    monkeypatch.setattr(training.engine, "watch", Watch(50.0, 25))
+    with pytest.raises(Diverged, match=r"^base/p1: the loss, .*, has been above 50 for 25 steps"):
+        train(training, [run])
+    assert checkpoints(run) == [10]
+
+
+def test_when_a_loss_counts_as_diverging() -> None:
+    watch = Watch.beyond_guessing(Divergence(factor=2.0, steps=4), 1.5)
+    assert watch.limit == 3.0
+
+    def above(losses: list[float], before: int = 0) -> int:
+        return watch.check_losses("run", 10, np.array(losses, np.float32), before)
+
+    assert above([3.5, 4.0, 9.0]) == 3
+    assert above([3.5, 4.0, 2.9, 9.0]) == 1
+    # A run that only guesses is not given up, however long.
+    assert above([1.5] * 100) == 0
+    for losses, before, step in (([3.1] * 4, 0, 14), ([3.1, 3.1], 2, 12), ([1.0, np.inf], 0, 12)):
+        with pytest.raises(Diverged) as caught:
+            above(losses, before)
+        assert caught.value.step == step
+    with pytest.raises(Diverged, match="kernel is not finite"):
+        watch.check_weights(
+            "run",
+            10,
+            np.ones(2, np.float32),
+            {"bias": np.ones(2), "kernel": np.array([[0.0, np.inf]])},
+        )
 
 
 def test_a_checkpoint_of_another_architecture_is_refused(

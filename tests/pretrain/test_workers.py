@@ -11,6 +11,7 @@ import pytest
 
 from configs.errors import InputError
 from configs.schema import Experiment
+from pretrain.divergence import Diverged
 from pretrain.workers import Advance, share_out
 from tests.experiments import environment, small_experiment
 
@@ -26,6 +27,13 @@ def die(experiment: Experiment, item: Path, advance: Advance) -> str:
 
     item.write_text(str(tf.config.threading.get_intra_op_parallelism_threads()))
     advance(1)
+    return "done"
+
+
+def diverge(experiment: Experiment, item: Path, advance: Advance) -> str:
+    if item.name == "diverge":
+        raise Diverged("base/p1", 7, float("nan"), "the loss is nan")
+    item.write_text("done")
     return "done"
 
 
@@ -71,3 +79,12 @@ def test_a_worker_that_dies_ends_the_command_and_what_was_done_stays(tmp_path: P
     # One thread whatever the number of workers: with more, sums come out differently.
     assert items[0].read_text() == "1"
     assert not items[2].exists()
+
+
+def test_a_run_that_diverges_does_not_stop_the_others(tmp_path: Path) -> None:
+    items = [tmp_path / "one", tmp_path / "diverge", tmp_path / "other"]
+    said = r"^x: 1 of 3 runs diverged \(base/p1: the loss is nan at step 7\), all others are done"
+    with pytest.raises(InputError, match=said):
+        share_out(diverge, small_experiment(tmp_path / "out"), items, steps=3, workers=1, label="x")
+    assert items[0].is_file()
+    assert items[2].is_file()
