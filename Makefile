@@ -18,6 +18,7 @@ BASE := .venv-analysis/installed
 
 demo: CONFIG = configs/pocket.yaml
 demo reproduce: $(FULL)
+	.venv/bin/python -m finetune $(CONFIG) --check
 	.venv/bin/python -m pretrain $(CONFIG)
 	.venv/bin/python -m finetune $(CONFIG)
 	.venv/bin/python -m predict run $(CONFIG)

@@ -7,16 +7,60 @@ from pathlib import Path
 
 import click
 
-from configs.schema import Experiment
+from configs.schema import Experiment, load_experiment
+from pretrain.backend import missing_library
 from pretrain.command import run_stage, workers_option
 
 
 @click.command()
 @click.argument("config", type=click.Path(path_type=Path))
 @workers_option
-def main(config: Path, workers: int | None) -> None:
+@click.option(
+    "--check",
+    is_flag=True,
+    help="Only read the instances of every task, and say what there is: before pretraining, so "
+    "that a missing file or a wrong column does not show after it.",
+)
+def main(config: Path, workers: int | None, check: bool) -> None:
     """Finetune every encoder of CONFIG on every task; does only what is missing."""
-    run_stage("finetune", config, workers, _load)
+    if check:
+        check_tasks(load_experiment(config))
+    else:
+        run_stage("finetune", config, workers, _load)
+
+
+def check_tasks(experiment: Experiment) -> None:
+    """Read the instances of every task that is not prepared yet, and say what there is.
+
+    Nothing is written, and TensorFlow is not needed.
+
+    Parameters
+    ----------
+    experiment : Experiment
+        The whole experiment; nothing of it needs to be there.
+
+    Raises
+    ------
+    InputError
+        As `finetune.tasks.load_task`.
+    """
+    try:
+        from finetune.tasks import describe, load_task, prepared_instances, require_local_files
+    except ImportError as error:
+        raise missing_library(error) from error
+    missing = [
+        task
+        for task in experiment.tasks
+        if not prepared_instances(experiment.output, task.name).is_file()
+    ]
+    # First, as the hub's data sets take a while.
+    require_local_files(missing)
+    for task in experiment.tasks:
+        if task not in missing:
+            click.echo(f"{task.name}: prepared already")
+            continue
+        for line in describe(task, load_task(task, experiment.world)):
+            click.echo(line)
 
 
 def _load() -> Callable[[Experiment, int], None]:

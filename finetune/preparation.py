@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -15,7 +14,7 @@ from numpy.typing import NDArray
 from configs.folder import write_text
 from configs.schema import Experiment, Task
 from finetune.encoding import encode_instances
-from finetune.tasks import TaskData, load_task
+from finetune.tasks import describe, load_task, prepared_folder, prepared_instances
 from pretrain.checkpoint import Arrays, read_arrays, write_arrays
 from pretrain.stage import vocabulary_file
 from pretrain.wordpiece import build_tokenizer, read_vocabulary
@@ -23,11 +22,6 @@ from pretrain.wordpiece import build_tokenizer, read_vocabulary
 logger = logging.getLogger(__name__)
 
 INPUTS = ("token_ids", "segment_ids", "padding_mask")
-
-
-def prepared_folder(output: Path, task: str) -> Path:
-    """Where a task's tokenized instances are kept."""
-    return output / "tasks" / task
 
 
 def task_named(experiment: Experiment, name: str) -> Task:
@@ -38,7 +32,7 @@ def task_named(experiment: Experiment, name: str) -> Task:
 def prepare_task(experiment: Experiment, task: Task) -> None:
     """Load and tokenize a task's instances, once."""
     folder = prepared_folder(experiment.output, task.name)
-    done = folder / "evaluation.parquet"
+    done = prepared_instances(experiment.output, task.name)
     if done.is_file():
         return
     data = load_task(task, experiment.world)
@@ -62,26 +56,8 @@ def prepare_task(experiment: Experiment, task: Task) -> None:
     partial = done.with_name(f"{done.name}.partial")
     data.evaluation.to_parquet(partial, index=False)
     partial.replace(done)
-    for line in summary(task, data):
+    for line in describe(task, data):
         logger.info(line)
-
-
-def summary(task: Task, data: TaskData) -> list[str]:
-    """Say what a task trains on and predicts, and how many duplicates were removed."""
-    splits: Counter[str] = Counter(data.evaluation["split"].tolist())
-    lines = [
-        f"{task.name}: {len(data.train)} instances to train on, {len(data.evaluation)} to predict"
-        f" ({', '.join(f'{split} {count}' for split, count in splits.items())})"
-    ]
-    if data.removed is not None:
-        total = data.removed[["removed", "instances"]].sum()
-        rows = data.removed[["used_for", "split", "removed"]].astype(str).to_numpy()
-        where = ", ".join(" ".join(row) for row in rows if row[-1] != "0")
-        lines.append(
-            f"{task.name}: removed {total['removed']} of {total['instances']} instances, whose "
-            f"texts occur more than once" + (f" ({where})" if where else "")
-        )
-    return lines
 
 
 @dataclass(frozen=True)
@@ -130,4 +106,4 @@ def prepared_for(experiment: Experiment, task: str) -> Prepared:
 
 def evaluation_frame(experiment: Experiment, task: str) -> pd.DataFrame:
     """Read the instances that a task predicts: guid, split, texts, label and metadata."""
-    return pd.read_parquet(prepared_folder(experiment.output, task) / "evaluation.parquet")
+    return pd.read_parquet(prepared_instances(experiment.output, task))

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -12,7 +16,7 @@ from configs.errors import InputError
 from configs.schema import Examples, Task, World
 from finetune.duplicates import count_removed, occurs_once
 from pretrain.seeding import derive_seed, generator
-from pretrain.sources import load_rows
+from pretrain.sources import load_rows, require_files
 
 NON_ENTAILMENT = "non-entailment"
 
@@ -99,13 +103,70 @@ def load_task(task: Task, world: World | None) -> TaskData:
     return data
 
 
+def require_local_files(tasks: Sequence[Task]) -> None:
+    """Check that the local files of every task are there, without reading them.
+
+    Raises
+    ------
+    InputError
+        If some are not; the message names the entry and the file of the first, where it can be
+        had, and counts the others.
+    """
+    absent: list[InputError] = []
+    for task in tasks:
+        for split, source in (("train", task.train), *task.evaluation.items()):
+            try:
+                with _named(task, split, source):
+                    require_files(source)
+            except InputError as error:
+                absent.append(error)
+    if absent:
+        others = f" (and {len(absent) - 1} more such entries)" if len(absent) > 1 else ""
+        raise InputError(f"{absent[0].message}{others}") from absent[0]
+
+
+@contextmanager
+def _named(task: Task, split: str, source: Examples) -> Iterator[None]:
+    """Name the entry of a source that cannot be read, and say whether the task can do without."""
+    try:
+        yield
+    except InputError as error:
+        choice = "" if source is task.train else ", or leave this entry out"
+        raise InputError(f"tasks.{task.name}.{split}: {error.message}{choice}") from error
+
+
+def describe(task: Task, data: TaskData) -> list[str]:
+    """Say what a task trains on and predicts, and how many duplicates were removed."""
+    splits: Counter[str] = Counter(data.evaluation["split"].tolist())
+    lines = [
+        f"{task.name}: {len(data.train)} instances to train on, {len(data.evaluation)} to predict"
+        f" ({', '.join(f'{split} {count}' for split, count in splits.items())})"
+    ]
+    if data.removed is not None:
+        total = data.removed[["removed", "instances"]].sum()
+        rows = data.removed[["used_for", "split", "removed"]].astype(str).to_numpy()
+        where = ", ".join(" ".join(row) for row in rows if row[-1] != "0")
+        lines.append(
+            f"{task.name}: removed {total['removed']} of {total['instances']} instances, whose "
+            f"texts occur more than once" + (f" ({where})" if where else "")
+        )
+    return lines
+
+
+def prepared_folder(output: Path, task: str) -> Path:
+    """Where a task's tokenized instances are kept."""
+    return output / "tasks" / task
+
+
+def prepared_instances(output: Path, task: str) -> Path:
+    """Where the instances that a task predicts are; written last, so that it is then prepared."""
+    return prepared_folder(output, task) / "evaluation.parquet"
+
+
 def _read(task: Task, split: str, source: Examples, world: World | None) -> pd.DataFrame:
     where = f"tasks.{task.name}.{split}"
-    try:
+    with _named(task, split, source):
         rows = load_rows(source, world)
-    except InputError as error:
-        choice = "" if split == "train" else ", or leave this entry out"
-        raise InputError(f"{where}: {error.message}{choice}") from error
     named = [source.text_a, source.text_b, source.label, source.guid, source.row]
     named += source.metadata
     columns = [column for column in named if column is not None]

@@ -15,8 +15,9 @@ from configs.folder import prepare_folder, recorded_experiment
 from configs.schema import Experiment, Task
 from finetune.classifier import build_classifier
 from finetune.inference import predict_probabilities
-from finetune.preparation import INPUTS, evaluation_frame, prepared_folder, prepared_for, task_named
+from finetune.preparation import INPUTS, evaluation_frame, prepared_for, task_named
 from finetune.stage import classifier_file, classifier_folder
+from finetune.tasks import prepared_instances
 from predict.store import create_store, finish_runs, finished_runs, write_run
 from pretrain.checkpoint import read_arrays
 from pretrain.divergence import has_diverged, say_left_out
@@ -74,7 +75,7 @@ def predict_experiment(experiment: Experiment, workers: int) -> None:
     diverged: list[Path] = []
     present = 0
     for task in experiment.tasks:
-        if not (prepared_folder(output, task.name) / "evaluation.parquet").is_file():
+        if not prepared_instances(output, task.name).is_file():
             raise InputError(f"{output}: {task.name} is not finetuned; run python -m finetune")
         store = store_path(output, task.name)
         _create(experiment, task, store)

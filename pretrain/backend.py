@@ -38,14 +38,19 @@ def start_backend(log: Path, *, for_good: bool = False) -> None:
         tf.config.list_physical_devices()
         import keras_hub  # noqa: F401
     except ImportError as error:
-        raise InputError(
-            f"{error.name or 'TensorFlow'} is not installed; training and prediction need "
-            "pip install -c constraints.txt -e '.[train]'"
-        ) from error
+        raise missing_library(error) from error
     finally:
         if not for_good:
             os.dup2(shown, 2)
         os.close(shown)
+
+
+def missing_library(error: ImportError) -> InputError:
+    """Say how to install the libraries for training."""
+    return InputError(
+        f"{error.name or 'TensorFlow'} is not installed; training and prediction need "
+        "pip install -c constraints.txt -e '.[train]'"
+    )
 
 
 def backend_log(output: Path) -> Path:

@@ -45,13 +45,7 @@ def load_rows(source: Source, world: World | None) -> datasets.Dataset:
             return datasets.Dataset.from_list(TASK_ROWS[source.name](world, source.split))
         names = ", ".join(["corpus", *TASK_ROWS])
         raise InputError(f"world: has no {source.name!r}; name is one of {names}")
-    files = [source.data_files] if isinstance(source.data_files, str) else source.data_files
-    for file in files or []:
-        if "://" not in file and not any(character in file for character in "*?["):
-            path = Path(file)
-            if not path.is_file():
-                had = f", from {source.origin}" if source.origin is not None else ""
-                raise InputError(f"{file}: no such file in {Path.cwd()}; put it there{had}")
+    require_files(source)
     try:
         return datasets.load_dataset(
             source.path,
@@ -63,13 +57,33 @@ def load_rows(source: Source, world: World | None) -> datasets.Dataset:
         )
     except Exception as error:
         # `datasets` raises whatever its readers raise; a user needs to know which source.
-        where = ", ".join(files) if files else source.path
+        where = ", ".join(_files(source)) or source.path
         # The error of its own that it puts around a reader's says nothing.
         cause = error.__cause__ or error
         reason = f"{type(cause).__name__} {cause}".strip().splitlines()[0]
         raise InputError(
             f"{where}: cannot be loaded ({reason}); check the source's path, files, field and split"
         ) from error
+
+
+def require_files(source: Source) -> None:
+    """Check that the local files of a source are there, without reading them.
+
+    Raises
+    ------
+    InputError
+        If one is not; the message names it, and where it can be had.
+    """
+    for file in _files(source):
+        pattern = "://" in file or any(character in file for character in "*?[")
+        if not pattern and not Path(file).is_file():
+            had = f", from {source.origin}" if source.origin is not None else ""
+            raise InputError(f"{file}: no such file in {Path.cwd()}; put it there{had}")
+
+
+def _files(source: Source) -> list[str]:
+    files = source.data_files or []
+    return [files] if isinstance(files, str) else files
 
 
 def _builder_options(source: Source) -> dict[str, Any]:

@@ -14,9 +14,11 @@ from typing import Any
 
 import datasets
 import pytest
+from click.testing import CliRunner
 
 from configs.errors import InputError
 from configs.schema import Examples, Task, load_experiment
+from finetune.command import main as finetune
 from finetune.tasks import TaskData, load_task
 from predict.pickles import read_pickle
 from tests.experiments import REPOSITORY
@@ -280,6 +282,21 @@ def test_an_absent_file_says_where_it_comes_from(
         f"tasks.{task.name}.{name}: {entry.data_files}: no such file in {tmp_path}; put it there, "
         f"from {entry.origin}, or leave this entry out"
     )
+
+
+def test_a_check_looks_for_local_files_before_it_asks_the_hub(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = REPOSITORY / "configs" / "paper.yaml"
+    result = CliRunner().invoke(finetune, [str(config), "--check"])
+    assert result.exit_code == 2
+    assert result.stderr == (
+        "Error: tasks.mnli.HANS: data/HANS/heuristics_evaluation_set.txt: no such file in "
+        f"{tmp_path}; put it there, from https://github.com/tommccoy1/hans, or leave this entry "
+        "out (and 10 more such entries)\n"
+    )
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.skipif(not RELEASED.exists(), reason="needs ../shared/data/decaying")

@@ -225,3 +225,37 @@ def test_the_world_s_instances_keep_their_metadata() -> None:
     made = inference_rows(world, "evaluation")
     for column in ("text_a", "text_b", "label", *columns):
         assert data.evaluation[column].tolist() == [row[column] for row in made]
+
+
+def test_a_check_reads_every_task_before_anything_is_there(tmp_path: Path) -> None:
+    experiment = small(tmp_path / "out")
+    dev = source(tmp_path / "dev.json", rows(4))
+    task = {"labels": LABELS, "train": source(tmp_path / "train.json", rows(6)), "folds": 2}
+    experiment["tasks"] += [{**task, "name": "task", "evaluation": {"dev": dev}}]
+    config = write_config(tmp_path / "experiment.yaml", experiment)
+    result = CliRunner().invoke(finetune, [str(config), "--check"])
+    assert result.exit_code == 0
+    assert result.stdout.splitlines() == [
+        "inference: 80 instances to train on, 50 to predict (dev 50)",
+        "task: 10 instances to train on, 10 to predict (train 6, dev 4)",
+    ]
+    dev["label"] = "gold_label"
+    experiment["tasks"][1]["evaluation"] = {"dev": dev}
+    result = CliRunner().invoke(finetune, [str(write_config(config, experiment)), "--check"])
+    assert result.exit_code == 2
+    assert result.stderr.splitlines()[-1].startswith(
+        "Error: tasks.task.dev: no column 'gold_label'; its columns are"
+    )
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_check_leaves_out_what_is_prepared(tmp_path: Path) -> None:
+    experiment = small(tmp_path / "out")
+    experiment["tasks"][0]["train"] = {"path": "json", "data_files": "gone.json"}
+    config = write_config(tmp_path / "experiment.yaml", experiment)
+    assert CliRunner().invoke(finetune, [str(config), "--check"]).exit_code == 2
+    prepared = tmp_path / "out" / "tasks" / "inference" / "evaluation.parquet"
+    prepared.parent.mkdir(parents=True)
+    prepared.touch()
+    result = CliRunner().invoke(finetune, [str(config), "--check"])
+    assert (result.exit_code, result.stdout) == (0, "inference: prepared already\n")
