@@ -124,38 +124,12 @@ def decay_curves(smaller: Multisets, larger: Multisets, runs: int) -> DecayCurve
     if larger.rows.shape[1] != seeds or len(larger.index) != instances:
         raise ValueError("both sides need the same seeds and instances")
     _require_comparable(instances, seeds)
-    halves = [half_differences(side.rows, runs) for side in (smaller, larger)]
-    return curves_of_halves(smaller, larger, (halves[0], halves[1]), runs)
-
-
-def curves_of_halves(
-    smaller: Multisets,
-    larger: Multisets,
-    halves: tuple[NDArray[np.float64], NDArray[np.float64]],
-    runs: int,
-) -> DecayCurves:
-    """Finish `decay_curves` where the halves of the multisets are known, as in a bootstrap.
-
-    Parameters
-    ----------
-    smaller, larger : Multisets
-        Of [instance, 2k] counts in 0..`runs`, the same instances and an even number of seeds.
-    halves : tuple of ndarray of float64, each of shape [distinct, 2kF + 1]
-        `half_differences` of the rows of either side.
-    runs : int
-        Runs of one pretraining seed: F, or 1 for ensembles.
-
-    Returns
-    -------
-    DecayCurves
-    """
-    seeds, instances = smaller.rows.shape[1], len(smaller.index)
     steps = seeds * runs
     splits = comb(seeds, seeds // 2) ** 2
     exact = instances * splits < LARGEST_EXACT
-    first, second = halves
+    first, second = (half_differences(side.rows, runs) for side in (smaller, larger))
     if not exact:
-        first, second = (half / comb(seeds, seeds // 2) for half in halves)
+        first, second = (half / comb(seeds, seeds // 2) for half in (first, second))
     joint = sparse.coo_array(
         (np.ones(instances), (smaller.index, larger.index)),
         shape=(len(smaller.rows), len(larger.rows)),

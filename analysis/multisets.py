@@ -7,10 +7,16 @@ n = 10, F = 5), however many instances there are. Work per instance becomes work
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import combinations_with_replacement
+from math import comb
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+
+LARGEST_TABLE = 2**23
+"""Elements up to which every possible multiset of counts is listed beforehand."""
 
 
 @dataclass(frozen=True)
@@ -64,3 +70,59 @@ def multisets(correct: NDArray[np.integer]) -> Multisets:
         ordered = np.sort(correct.astype(np.int64), axis=1)
         rows, index = np.unique(ordered, axis=0, return_inverse=True)
     return Multisets(rows=rows, index=index.astype(np.int64).reshape(-1))
+
+
+def resampled_multisets(
+    correct: NDArray[np.integer], weights: NDArray[np.float64], runs: int
+) -> tuple[NDArray[np.int64], NDArray[np.integer]]:
+    """Find the multiset of every instance in every resample of the seeds.
+
+    Parameters
+    ----------
+    correct : ndarray of int, shape [instance, seed]
+        Correct runs of each pretraining seed, 0..`runs`.
+    weights : ndarray of float64, shape [seed, replicate]
+        How often each seed is drawn; columns sum to the number of seeds.
+    runs : int
+        Runs of one pretraining seed.
+
+    Returns
+    -------
+    rows : ndarray of int64, shape [distinct, seed]
+        Multisets, each once: `every_multiset` where it lists them, otherwise those that occur.
+    index : ndarray of int, shape [instance, replicate]
+        Which row each instance has.
+    """
+    seeds = correct.shape[1]
+    known = every_multiset(seeds, runs)
+    if known is not None:
+        rows, position = known
+        value = (seeds + 1.0) ** (np.arange(runs + 1) - 1)
+        value[0] = 0.0
+        # Whole numbers below 2^53, and so exact.
+        code = value[correct] @ weights
+        return rows, position[code.astype(np.int64)]
+    draws = [np.repeat(np.arange(seeds), column.astype(np.int64)) for column in weights.T]
+    distinct = multisets(correct[:, np.array(draws)].reshape(-1, seeds))
+    return distinct.rows, distinct.index.reshape(len(correct), len(draws))
+
+
+@lru_cache(maxsize=4)
+def every_multiset(seeds: int, runs: int) -> tuple[NDArray[np.int64], NDArray[np.int32]] | None:
+    """List every multiset of `seeds` counts in 0..`runs`; None if they are too many.
+
+    Returns
+    -------
+    rows : ndarray of int64, shape [C(seeds + runs, runs), seed]
+        The multisets, their counts in ascending order.
+    position : ndarray of int32, shape [(seeds + 1)^runs]
+        The row of each multiset by its code, whose digit v - 1 in base seeds + 1 is how many seeds
+        have count v.
+    """
+    if max((seeds + 1) ** runs, comb(seeds + runs, runs) * seeds * runs) > LARGEST_TABLE:
+        return None
+    rows = np.array(list(combinations_with_replacement(range(runs + 1), seeds)))
+    value = np.array([0] + [(seeds + 1) ** v for v in range(runs)])
+    position = np.zeros((seeds + 1) ** runs, dtype=np.int32)
+    position[value[rows].sum(axis=1)] = np.arange(len(rows))
+    return rows, position

@@ -4,17 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import combinations
+from math import comb
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
+from scipy import sparse
+from threadpoolctl import threadpool_limits
 
 from analysis.counts import Counts
-from analysis.decay import curves_of_halves, half_differences
-from analysis.multisets import Multisets, multisets
+from analysis.decay import LARGEST_EXACT, half_differences
+from analysis.multibootstrap import weights_of
+from analysis.multisets import every_multiset, resampled_multisets
 
-BATCH_ROWS = 2**20
-"""Resampled rows of counts held at once, of one size."""
+BLOCK_INSTANCES = 2**17
+"""Instances whose resamples are held at once."""
+
+LARGEST_CODE = 2**63
+"""Up to this many possible rows of counts are told apart by a number."""
 
 
 @dataclass(frozen=True)
@@ -118,76 +127,235 @@ def bootstrap_gaps(
             by_seeds.setdefault(seeds, []).append(pair)
     gaps: dict[tuple[int, int], NDArray[np.float64]] = {}
     for seeds, pairs in by_seeds.items():
-        used = sorted({size for pair in pairs for size in pair})
-        correct, share = _undecided([counts.correct[size][:, :seeds] for size in used], counts.runs)
-        draws = {size: draw_seeds(seeds, samples, (seed, size)) for size in used}
-        for s1, s2 in pairs:
-            for ordered in ((s1, s2), (s2, s1)):
-                gaps[ordered] = np.zeros((samples, seeds * counts.runs))
-        if not share:
-            continue
-        batch = max(BATCH_ROWS // len(correct[0]), 1)
-        for start in range(0, samples, batch):
-            chosen = slice(start, min(start + batch, samples))
-            sampled = {
-                size: _resample(of_size, counts.runs, draws[size][chosen])
-                for size, of_size in zip(used, correct, strict=True)
-            }
-            for sample in range(chosen.stop - chosen.start):
-                for pair in pairs:
-                    row = start + sample
-                    decay, improve = _gaps(sampled[pair[0]], sampled[pair[1]], sample, counts.runs)
-                    gaps[pair[::-1]][row], gaps[pair][row] = share * decay, share * improve
+        steps = seeds * counts.runs
+        # Threads would take longer to start than these small products.
+        with threadpool_limits(1):
+            observed, mixed = _differences(counts, seeds, pairs, samples, seed)
+        for pair in pairs:
+            baseline = np.cumsum(mixed[pair], axis=1)[:, :steps]
+            for ordered, found in ((pair[::-1], observed[pair]), (pair, observed[pair][:, ::-1])):
+                discovery = np.cumsum(found, axis=1)[:, :steps] / counts.instances
+                gaps[ordered] = discovery - baseline
     return gaps
 
 
-@dataclass(frozen=True)
-class _Sampled:
-    """Samples of one size: shared multisets, their halves, and an index [sample, instance]."""
+def _differences(
+    counts: Counts, seeds: int, pairs: Sequence[tuple[int, int]], samples: int, seed: int
+) -> tuple[dict[tuple[int, int], NDArray[np.float64]], ...]:
+    """Instances at each difference, and the distribution of the mixed one.
 
-    rows: NDArray[np.int64]
-    halves: NDArray[np.float64]
+    Both by pair, shape [sample, 2 * steps + 1], of the second size less the first.
+    """
+    runs, steps = counts.runs, seeds * counts.runs
+    used = sorted({size for pair in pairs for size in pair})
+    weights = {size: weights_of(draw_seeds(seeds, samples, (seed, size)), seeds) for size in used}
+    # Counts of subsets are whole numbers, whose sums are exact while they fit.
+    splits = comb(seeds, seeds // 2)
+    unit = 1 if counts.instances * splits**2 < LARGEST_EXACT else splits
+    observed = {pair: np.zeros((samples, 2 * steps + 1)) for pair in pairs}
+    width = 2 * (steps // 4 + 1)
+    folded = {pair: np.zeros((samples, width, width)) for pair in pairs}
+    # One table serves all samples where it lists every multiset, and would be too long otherwise.
+    batch = samples if every_multiset(seeds, runs) is not None else 1
+    for start in range(0, counts.instances, BLOCK_INSTANCES):
+        block = slice(start, start + BLOCK_INSTANCES)
+        rows = {size: _distinct_rows(counts.correct[size][block, :seeds], runs) for size in used}
+        joint = {pair: _joint_rows(rows[pair[0]], rows[pair[1]]) for pair in pairs}
+        for first in range(0, samples, batch):
+            chosen = slice(first, first + batch)
+            sides = {
+                size: _Resampled.of(rows[size].rows, weights[size][:, chosen], runs, unit)
+                for size in used
+            }
+            for sample in range(first, min(first + batch, samples)):
+                looked_up = {size: side.at(sample - first) for size, side in sides.items()}
+                for pair in pairs:
+                    found, halves = _compare(looked_up[pair[0]], looked_up[pair[1]], joint[pair])
+                    observed[pair][sample] += found
+                    folded[pair][sample] += halves
+    unfold = _unfolding(steps)
+    scale = counts.instances * (splits // unit) ** 2
+    mixed = {pair: of.reshape(samples, -1) @ unfold / scale for pair, of in folded.items()}
+    return observed, mixed
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """The distinct rows of counts, in any order, and which one each instance has."""
+
+    rows: NDArray[np.unsignedinteger]
     index: NDArray[np.int64]
 
-    def multisets(self, sample: int) -> Multisets:
-        return Multisets(rows=self.rows, index=self.index[sample])
+
+def _distinct_rows(correct: NDArray[np.unsignedinteger], runs: int) -> _Rows:
+    seeds = correct.shape[1]
+    if (runs + 1) ** seeds < LARGEST_CODE:
+        keys = np.zeros(len(correct), dtype=np.int64)
+        for seed in range(seeds):
+            keys *= runs + 1
+            keys += correct[:, seed]
+        index, found = pd.factorize(keys)
+    else:
+        plain = np.ascontiguousarray(correct)
+        texts = plain.view(np.dtype((np.void, plain.dtype.itemsize * seeds))).ravel()
+        found, index = np.unique(texts, return_inverse=True)
+    first = np.zeros(len(found), dtype=np.int64)
+    first[index] = np.arange(len(correct))
+    return _Rows(correct[first], index.astype(np.int64))
 
 
-def _undecided(
-    correct: list[NDArray[np.unsignedinteger]], runs: int
-) -> tuple[list[NDArray[np.unsignedinteger]], float]:
-    """Leave out what all runs of all sizes predict alike; return the rest, and its fraction.
+@dataclass(frozen=True)
+class _JointRows:
+    """The pairs of rows that occur, and the instances that have each; all of shape [pair]."""
 
-    Whatever the seeds, such an instance has a difference and a mixed difference of 0. More than
-    half of the instances of an easy split are of that kind.
+    first: NDArray[np.int64]
+    second: NDArray[np.int64]
+    instances: NDArray[np.float64]
+
+
+def _joint_rows(smaller: _Rows, larger: _Rows) -> _JointRows:
+    keys = smaller.index * len(larger.rows) + larger.index
+    found, instances = np.unique(keys, return_counts=True)
+    first, second = np.divmod(found, len(larger.rows))
+    return _JointRows(first, second, instances.astype(np.float64))
+
+
+@dataclass(frozen=True)
+class _Halves:
+    """The halves of multisets, those with an even sum S first.
+
+    Halves are symmetric, and their differences 2 a - S are even where S is: a quarter of the
+    lattice of 4kF + 1 differences tells them.
+
+    Attributes
+    ----------
+    place : ndarray of int32, shape [multiset]
+        Which row each multiset has here.
+    total : ndarray of int32, shape [multiset]
+        S, the sum of the counts.
+    even : int
+        How many sums are even.
+    halves : ndarray of float64, shape [multiset, kF // 2 + 1]
+        k-subsets (their number over `unit`) with 2 a - S = 0, 2, 4, ... where S is even, and with
+        1, 3, 5, ... where it is odd.
+    steps : int
+        2kF.
     """
-    full = correct[0].shape[1] * runs
-    total = [counts.sum(axis=1, dtype=np.int64) for counts in correct]
-    alike = np.logical_and.reduce([of_size == total[0] for of_size in total])
-    kept = np.flatnonzero(~(alike & ((total[0] == 0) | (total[0] == full))))
-    return [counts[kept] for counts in correct], len(kept) / len(total[0])
+
+    place: NDArray[np.int32]
+    total: NDArray[np.int32]
+    even: int
+    halves: NDArray[np.float64]
+    steps: int
 
 
-def _resample(correct: NDArray[np.integer], runs: int, draws: NDArray[np.int64]) -> _Sampled:
-    stacked = correct[:, draws].transpose(1, 0, 2).reshape(-1, draws.shape[1])
-    distinct = multisets(stacked)
-    return _Sampled(
-        rows=distinct.rows,
-        halves=half_differences(distinct.rows, runs),
-        index=distinct.index.reshape(len(draws), len(correct)),
+def _halves(rows: NDArray[np.int64], runs: int, unit: int) -> _Halves:
+    steps = rows.shape[1] * runs
+    order = np.argsort(rows.sum(axis=1) % 2, kind="stable")
+    place = np.empty(len(order), dtype=np.int32)
+    place[order] = np.arange(len(order))
+    rows = rows[order]
+    total = rows.sum(axis=1)
+    # From 0 to kF, and one more, as the last odd difference may be kF + 1.
+    halves = np.pad(half_differences(rows, runs)[:, steps // 2 :] / unit, ((0, 0), (0, 1)))
+    difference = 2 * np.arange(steps // 4 + 1) + total[:, None] % 2
+    return _Halves(
+        place=place,
+        total=total.astype(np.int32),
+        even=int(np.count_nonzero(total % 2 == 0)),
+        halves=np.take_along_axis(halves, difference, axis=1),
+        steps=steps,
     )
 
 
-def _gaps(
-    smaller: _Sampled, larger: _Sampled, sample: int, runs: int
+@lru_cache(maxsize=4)
+def _all_halves(seeds: int, runs: int, unit: int) -> _Halves:
+    known = every_multiset(seeds, runs)
+    assert known is not None
+    return _halves(known[0], runs, unit)
+
+
+@dataclass(frozen=True)
+class _LookedUp:
+    """The rows of one size in one sample.
+
+    `multiset` is which multiset each row has, `total` the sum S of its counts, and `odd` is S % 2,
+    each an ndarray of int32, shape [row].
+    """
+
+    multiset: NDArray[np.int32]
+    total: NDArray[np.int32]
+    odd: NDArray[np.int32]
+    table: _Halves
+
+
+@dataclass(frozen=True)
+class _Resampled:
+    """The rows of one size in several samples: which multiset each has, [sample, row]."""
+
+    multiset: NDArray[np.int32]
+    table: _Halves
+
+    @classmethod
+    def of(
+        cls,
+        correct: NDArray[np.integer],
+        weights: NDArray[np.float64],
+        runs: int,
+        unit: int,
+    ) -> _Resampled:
+        rows, index = resampled_multisets(correct, weights, runs)
+        seeds = correct.shape[1]
+        known = every_multiset(seeds, runs)
+        table = _halves(rows, runs, unit) if known is None else _all_halves(seeds, runs, unit)
+        return cls(np.ascontiguousarray(table.place[index].T), table)
+
+    def at(self, sample: int) -> _LookedUp:
+        multiset = self.multiset[sample]
+        total = self.table.total[multiset]
+        return _LookedUp(multiset, total, total % 2, self.table)
+
+
+def _compare(
+    smaller: _LookedUp, larger: _LookedUp, joint: _JointRows
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Gaps of the instances that decay, and of those that improve, at each t < 0."""
-    curves = curves_of_halves(
-        smaller.multisets(sample), larger.multisets(sample), (smaller.halves, larger.halves), runs
-    )
-    below = slice(0, curves.steps)
-    improve = curves.exchanged()
-    return (
-        curves.discovery[below] - curves.baseline[below],
-        improve.discovery[below] - improve.baseline[below],
-    )
+    """Count instances by their difference, and sum the products of the two sizes' halves.
+
+    With E1 and E2 the halves, by multiset, and N the joint histogram of multisets, the latter is
+    E1' N E2 (`decay.decay_curves`). N differs between samples and is never written out: every pair
+    of rows adds its row of E2 to the multiset of the first size. Shape [2 * width, 2 * width],
+    even differences before odd ones.
+    """
+    multiset = larger.multiset[joint.second]
+    difference = larger.total[joint.second]
+    steps = smaller.table.steps
+    difference -= (smaller.total - steps)[joint.first]
+    observed = np.bincount(difference, joint.instances, 2 * steps + 1).astype(np.float64)
+    place = (2 * smaller.multiset)[joint.first]
+    place += larger.odd[joint.second]
+    halves = smaller.table.halves
+    shape = (2 * len(halves), len(larger.table.halves))
+    joint_histogram = sparse.coo_array((joint.instances, (place, multiset)), shape=shape)
+    sums = (joint_histogram @ larger.table.halves).reshape(len(halves), -1)
+    even = smaller.table.even
+    folded = (halves[:even].T @ sums[:even], halves[even:].T @ sums[even:])
+    return observed, np.concatenate(folded)
+
+
+def _unfolding(steps: int) -> NDArray[np.float64]:
+    """Which mixed difference every product of halves belongs to, with either sign of both.
+
+    Shape [products, 2 * steps + 1]; the products as `_compare` orders them.
+    """
+    half = steps // 2
+    differences = (2 * np.arange(half // 2 + 1) + np.array([[0], [1]])).ravel()
+    signed = np.zeros((len(differences), 2 * half + 1))
+    for row, difference in enumerate(differences.tolist()):
+        if difference <= half:
+            signed[row, [half - difference, half + difference]] = 1.0
+    width = len(differences)
+    unfold = np.zeros((width, width, 2 * steps + 1))
+    for position in range(2 * half + 1):
+        unfold[:, :, position : position + 2 * half + 1] += signed[:, position, None, None] * signed
+    # Both halves together reach from -steps to steps.
+    return unfold.reshape(width**2, -1)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from itertools import combinations_with_replacement
 from math import comb
 
 import numpy as np
@@ -15,16 +14,13 @@ from analysis.counts import Counts
 from analysis.decay import half_differences
 from analysis.joint_counts import gap_kernel, right_distribution
 from analysis.multibootstrap import cluster_weights, draw_indices, weights_of
-from analysis.multisets import multisets
+from analysis.multisets import every_multiset, resampled_multisets
 
 BLOCK_CELLS = 2**21
 """Resampled sums held at once, of one size."""
 
 PART_INSTANCES = 4096
 """Instances whose resampled distributions are looked up at once, so that they stay in cache."""
-
-LARGEST_TABLE = 2**23
-"""Elements up to which every possible multiset of counts is tabulated beforehand."""
 
 
 @dataclass(frozen=True)
@@ -266,19 +262,9 @@ class _LookedUp:
     @classmethod
     def of(cls, correct: NDArray[np.integer], weights: NDArray[np.float64], runs: int) -> _LookedUp:
         """Find the multiset of every instance in every replicate (columns of `weights`)."""
-        seeds = correct.shape[1]
-        known = _all_multisets(seeds, runs)
-        if known is not None:
-            table, position = known
-            value = (seeds + 1.0) ** (np.arange(runs + 1) - 1)
-            value[0] = 0.0
-            # Whole numbers below 2^53, and so exact.
-            code = value[correct] @ weights
-            return cls(table, position[code.astype(np.int64)])
-        draws = [np.repeat(np.arange(seeds), column.astype(np.int64)) for column in weights.T]
-        distinct = multisets(correct[:, np.array(draws)].reshape(-1, seeds))
-        index = distinct.index.reshape(len(correct), len(draws))
-        return cls(_MultisetTable(distinct.rows, runs), index)
+        rows, index = resampled_multisets(correct, weights, runs)
+        complete = _complete_table(correct.shape[1], runs)
+        return cls(_MultisetTable(rows, runs) if complete is None else complete, index)
 
     def at(
         self, replicate: int
@@ -289,18 +275,10 @@ class _LookedUp:
 
 
 @lru_cache(maxsize=4)
-def _all_multisets(seeds: int, runs: int) -> tuple[_MultisetTable, NDArray[np.int32]] | None:
-    """Every multiset of `seeds` counts in 0..`runs`, and its row by code; None if too many.
-
-    The code's digit v - 1 in base seeds + 1 is how many seeds have count v.
-    """
-    if max((seeds + 1) ** runs, comb(seeds + runs, runs) * seeds * runs) > LARGEST_TABLE:
-        return None
-    rows = np.array(list(combinations_with_replacement(range(runs + 1), seeds)))
-    value = np.array([0] + [(seeds + 1) ** v for v in range(runs)])
-    position = np.zeros((seeds + 1) ** runs, dtype=np.int32)
-    position[value[rows].sum(axis=1)] = np.arange(len(rows))
-    return _MultisetTable(rows, runs), position
+def _complete_table(seeds: int, runs: int) -> _MultisetTable | None:
+    """Tabulate every multiset once for all blocks; None if they are too many."""
+    known = every_multiset(seeds, runs)
+    return None if known is None else _MultisetTable(known[0], runs)
 
 
 def _distinct(

@@ -5,7 +5,7 @@ from math import comb
 import numpy as np
 import pytest
 
-from analysis.multisets import multisets
+from analysis.multisets import every_multiset, multisets, resampled_multisets
 
 
 @pytest.mark.parametrize(("seeds", "runs"), [(1, 10), (4, 1), (4, 5), (10, 5), (30, 40)])
@@ -28,3 +28,16 @@ def test_no_seeds_give_one_empty_multiset() -> None:
     found = multisets(np.zeros((7, 0), dtype=np.uint8))
     assert found.rows.shape == (1, 0)
     assert found.frequency.tolist() == [7]
+
+
+@pytest.mark.parametrize("runs", [1, 3, 50])
+def test_resampled_multisets_are_those_of_the_seeds_drawn(runs: int) -> None:
+    # 50 runs are too many for a list of all multisets.
+    random = np.random.default_rng(runs)
+    correct = random.integers(0, runs + 1, (20, 4)).astype(np.uint8)
+    draws = random.integers(4, size=(6, 4))
+    weights = np.array([np.bincount(draw, minlength=4) for draw in draws], dtype=float).T
+    rows, index = resampled_multisets(correct, weights, runs)
+    assert (every_multiset(4, runs) is None) == (runs == 50)
+    for replicate, draw in enumerate(draws):
+        np.testing.assert_array_equal(rows[index[:, replicate]], np.sort(correct[:, draw], axis=1))

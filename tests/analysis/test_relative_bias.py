@@ -5,7 +5,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from analysis import relative_bias
+from analysis import multisets, relative_bias
 from analysis.counts import Counts
 from analysis.relative_bias import adaptive_threshold, bootstrap_gaps, draw_seeds
 
@@ -40,12 +40,22 @@ def plain_gaps(smaller: np.ndarray, larger: np.ndarray, runs: int) -> list[float
     return gaps
 
 
-@pytest.mark.parametrize(("seeds", "runs"), [((4, 4, 4), 1), ((4, 4), 2), ((5, 4, 2), 2)])
-@pytest.mark.parametrize("batch_rows", [1, 2**20])
+@pytest.mark.parametrize(
+    ("seeds", "runs"), [((4, 4, 4), 1), ((6, 6), 1), ((4, 4), 2), ((5, 4, 2), 2), ((4, 4), 3)]
+)
+@pytest.mark.parametrize("path", ["one block", "small blocks", "long tables", "large counts"])
 def test_gaps_are_those_of_a_plain_loop_with_the_same_draws(
-    seeds: tuple[int, ...], runs: int, batch_rows: int, monkeypatch: pytest.MonkeyPatch
+    seeds: tuple[int, ...], runs: int, path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(relative_bias, "BATCH_ROWS", batch_rows)
+    if path == "small blocks":
+        monkeypatch.setattr(relative_bias, "BLOCK_INSTANCES", 5)
+    if path == "long tables":
+        # As if there were too many multisets to list, and too many rows to number.
+        monkeypatch.setattr(relative_bias, "every_multiset", lambda seeds, runs: None)
+        monkeypatch.setattr(multisets, "every_multiset", lambda seeds, runs: None)
+        monkeypatch.setattr(relative_bias, "LARGEST_CODE", 0)
+    if path == "large counts":
+        monkeypatch.setattr(relative_bias, "LARGEST_EXACT", 0)
     counts = simulated(seeds, runs, instances=12)
     samples = 3
     gaps = bootstrap_gaps(counts, samples, seed=11)
@@ -55,8 +65,9 @@ def test_gaps_are_those_of_a_plain_loop_with_the_same_draws(
         for sample in range(samples):
             first = counts.correct[s1].astype(int)[:, draws[0][sample]]
             second = counts.correct[s2].astype(int)[:, draws[1][sample]]
-            np.testing.assert_allclose(gaps[s2, s1][sample], plain_gaps(first, second, runs))
-            np.testing.assert_allclose(gaps[s1, s2][sample], plain_gaps(second, first, runs))
+            decay, improve = plain_gaps(first, second, runs), plain_gaps(second, first, runs)
+            np.testing.assert_allclose(gaps[s2, s1][sample], decay, rtol=0, atol=1e-12)
+            np.testing.assert_allclose(gaps[s1, s2][sample], improve, rtol=0, atol=1e-12)
 
 
 def test_every_sample_develops_the_threshold_of_every_other() -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from analysis import multisets as multisets_module
 from analysis import resampling as module
 from analysis.counts import Counts
 from analysis.decay import decay_curves
@@ -63,10 +64,11 @@ def test_more_multisets_than_can_be_tabulated_give_the_same(
 ) -> None:
     counts = make_counts(3, 4)
     tabulated = resample_runs(counts, (0, 1), 4, Resampling(6, 1))[0, 1].decay
-    module._all_multisets.cache_clear()
-    monkeypatch.setattr(module, "LARGEST_TABLE", 0)
+    module._complete_table.cache_clear()
+    for where in (module, multisets_module):
+        monkeypatch.setattr(where, "every_multiset", lambda seeds, runs: None)
     searched = resample_runs(counts, (0, 1), 4, Resampling(6, 1))[0, 1].decay
-    module._all_multisets.cache_clear()
+    module._complete_table.cache_clear()
     np.testing.assert_allclose(searched, tabulated, atol=1e-14)
 
 
