@@ -7,11 +7,13 @@ average accuracy on the 20% is used.
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from tabulate import tabulate
 
 from configs.folder import write_text
 from configs.schema import Experiment, Task
@@ -22,6 +24,8 @@ from pretrain.divergence import Diverged
 from pretrain.seeding import derive_seed, generator
 from pretrain.stage import largest_first, pretrained_seeds
 from pretrain.workers import Advance, share_out
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -38,7 +42,7 @@ def chosen_hyperparameters(
     """Hyper-parameters of each size: as the experiment says, or by the search.
 
     The search's table, one row a size and combination, is kept in
-    `finetune/TASK/search.csv`.
+    `finetune/TASK/search.csv` and shown when the search is done.
 
     Parameters
     ----------
@@ -80,20 +84,89 @@ def chosen_hyperparameters(
         workers=workers,
         label=f"search on {task.name}",
     )
-    table = pd.DataFrame([json.loads(trial.result.read_text()) for trial in trials])
-    mean = (
-        table.groupby(["size", "batch_size", "learning_rate"], sort=False)["accuracy"]
-        .agg(["mean", "count"])
-        .rename(columns={"mean": "accuracy", "count": "pretraining_seeds"})
-        .reset_index()
-    )
-    best = mean.loc[mean.groupby("size")["accuracy"].idxmax()]
-    mean["chosen"] = mean.index.isin(best.index)
-    write_text(folder / "search.csv", mean.to_csv(index=False))
+    results = [json.loads(trial.result.read_text()) for trial in trials]
+    table = choose(pd.DataFrame(results))
+    write_text(folder / "search.csv", table.to_csv(index=False))
+    if missing:
+        logger.info("%s: %s", task.name, show(table, settings.search.held_out))
+    best = table[table["chosen"]]
+    for size in best.loc[best["diverged"] == best["pretraining_seeds"], "size"]:
+        logger.info(
+            "%s: %s diverges with every combination; give smaller "
+            "finetuning.search.learning_rates in another output folder",
+            task.name,
+            size,
+        )
     return {
         str(row["size"]): Hyperparameters(int(row["batch_size"]), float(row["learning_rate"]))
         for _, row in best.iterrows()
     }
+
+
+def choose(results: pd.DataFrame) -> pd.DataFrame:
+    """Average the accuracies over pretraining seeds, and choose the best combination of a size.
+
+    Parameters
+    ----------
+    results : pandas.DataFrame
+        Columns size, pretrain_seed, batch_size, learning_rate, accuracy and, where some run
+        diverged, diverged; one row a trial. A trial that diverged has accuracy 0.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Columns size, batch_size, learning_rate, accuracy (the average), pretraining_seeds and
+        diverged (how many), chosen; of equals the first is chosen.
+    """
+    if "diverged" not in results:
+        results = results.assign(diverged=False)
+    results = results.assign(diverged=results["diverged"].eq(True))
+    table = (
+        results.groupby(["size", "batch_size", "learning_rate"], sort=False)
+        .agg(
+            accuracy=("accuracy", "mean"),
+            pretraining_seeds=("accuracy", "count"),
+            diverged=("diverged", "sum"),
+        )
+        .reset_index()
+    )
+    table["chosen"] = table.index.isin(table.groupby("size")["accuracy"].idxmax())
+    return table
+
+
+def show(table: pd.DataFrame, held_out: float) -> str:
+    """Write the table of `choose` as text, learning rates side by side.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        From `choose`.
+    held_out : float
+        Share of the training instances that the accuracies are of.
+
+    Returns
+    -------
+    str
+        A heading and one line for each size and batch size; `*` marks what is chosen.
+    """
+    rows = []
+    for (size, batch), group in table.groupby(["size", "batch_size"], sort=False):
+        cells = {"size": size, "batch size": batch}
+        for _, one in group.iterrows():
+            cell = f"{one['accuracy']:.4f}{'*' if one['chosen'] else ' '}"
+            if one["diverged"]:
+                cell = f"{one['diverged']} diverged, {cell}"
+            cells[f"rate {one['learning_rate']:g}"] = cell
+        rows.append(cells)
+    seeds = table["pretraining_seeds"]
+    number = f"{seeds.min()}" if seeds.min() == seeds.max() else f"{seeds.min()} to {seeds.max()}"
+    heading = (
+        f"accuracy on the held-out {held_out:.0%} of the training instances, averaged over "
+        f"{number} pretraining seed{'' if number == '1' else 's'} (* chosen)"
+    )
+    # Without disable_numparse tabulate would align and shorten the numbers by itself.
+    grid = tabulate(rows, headers="keys", disable_numparse=True)
+    return f"{heading}\n{grid}"
 
 
 def _parts(experiment: Experiment, trial: Trial) -> tuple[np.ndarray, np.ndarray]:
@@ -126,8 +199,9 @@ def run_trial(experiment: Experiment, trial: Trial, advance: Advance) -> str:
     try:
         engine = finetune(experiment, run, rows, trial.result.parent, keep, advance, {})
     except Diverged:
-        accuracy = 0.0
+        accuracy, diverged = 0.0, True
     else:
+        diverged = False
         inputs = {name: train[name][held_out] for name in INPUTS}
         probability = predict_probabilities(engine.model, inputs, experiment.prediction.batch_size)
         accuracy = float(np.mean(probability.argmax(axis=1) == train["label"][held_out]))
@@ -137,6 +211,7 @@ def run_trial(experiment: Experiment, trial: Trial, advance: Advance) -> str:
         "batch_size": hyper.batch_size,
         "learning_rate": hyper.learning_rate,
         "accuracy": accuracy,
+        "diverged": diverged,
     }
     write_text(trial.result, json.dumps(result) + "\n")
     return f"finetuned search {run.name}: {result}"
