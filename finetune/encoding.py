@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
-from tokenizers.processors import TemplateProcessing
+
+from pretrain.wordpiece import add_pair_template
 
 _INSTANCES_AT_A_TIME = 10_000
 
@@ -33,14 +34,11 @@ def encode_instances(
     dict of str to array
         `token_ids` uint16, `segment_ids` uint8 and `padding_mask` uint8 [instance, position].
     """
-    ids = {token: tokenizer.token_to_id(token) for token in ("[PAD]", "[CLS]", "[SEP]")}
-    tokenizer.post_processor = TemplateProcessing(
-        single="[CLS] $A [SEP]",
-        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
-        special_tokens=[("[CLS]", ids["[CLS]"]), ("[SEP]", ids["[SEP]"])],
-    )
+    add_pair_template(tokenizer)
     tokenizer.enable_truncation(sequence_length, strategy="longest_first")
-    tokenizer.enable_padding(length=sequence_length, pad_id=ids["[PAD]"], pad_token="[PAD]")
+    tokenizer.enable_padding(
+        length=sequence_length, pad_id=tokenizer.token_to_id("[PAD]"), pad_token="[PAD]"
+    )
     shape = (len(instances), sequence_length)
     arrays: dict[str, NDArray[Any]] = {
         "token_ids": np.empty(shape, np.uint16),

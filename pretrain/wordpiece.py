@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, normalizers, pre_tokenizers
 from tokenizers.models import WordPiece
+from tokenizers.processors import TemplateProcessing
 from tokenizers.trainers import WordPieceTrainer
 
 from configs.errors import InputError
@@ -140,3 +141,12 @@ def build_tokenizer(vocabulary: list[str], *, lowercase: bool) -> Tokenizer:
     """Build BERT's tokenizer (basic tokenization, then WordPiece) from a vocabulary."""
     ids = {entry: i for i, entry in enumerate(vocabulary)}
     return _tokenizer(WordPiece(ids, unk_token="[UNK]"), lowercase=lowercase)
+
+
+def add_pair_template(tokenizer: Tokenizer) -> None:
+    """Make a tokenizer put `[CLS] A [SEP]` or `[CLS] A [SEP] B [SEP]` around texts."""
+    tokenizer.post_processor = TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[(token, tokenizer.token_to_id(token)) for token in ("[CLS]", "[SEP]")],
+    )
