@@ -28,7 +28,7 @@ from analysis.layout import to_latex, to_markdown
 from analysis.output import FIGURES, REPORT, TABLES, AnalysisFolder, identity
 from analysis.reading import TaskPredictions, read_task
 from analysis.report import render_report
-from analysis.tables import Choices, Table, all_tables
+from analysis.tables import Choices, Table, all_tables, reference_accuracy_table
 from analysis.uncertainty import Bootstrap, add_uncertainty
 from configs.errors import InputError
 from predict.store import instances_path, open_store
@@ -64,6 +64,14 @@ from predict.store import instances_path, open_store
     type=click.Path(path_type=Path),
     metavar="DIR",
     help="Folder of annotated decaying instances, for the table of label quality; needs no store.",
+)
+@click.option(
+    "--references",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Predictions of reference models, whose accuracy to set beside these: a prediction "
+    "store, or an experiment such as configs/references.yaml; repeatable.",
 )
 @click.option(
     "--bias-replicates",
@@ -106,6 +114,7 @@ def analyze(
     split_seed: int | None,
     triplets: tuple[str, ...],
     annotations: Path | None,
+    references: tuple[Path, ...],
     bias_replicates: int,
     replicates: int,
     resample_instances: bool,
@@ -120,6 +129,10 @@ def analyze(
         raise click.UsageError("give either prediction stores or --config")
     if not stores and config is None and annotations is None:
         raise click.UsageError("give prediction stores, --config or --annotations")
+    if references and not stores and config is None:
+        raise click.UsageError(
+            "--references: give prediction stores or --config to compare them with"
+        )
     if config is not None:
         stores, out = _of_experiment(config, out)
     if out is None:
@@ -138,6 +151,7 @@ def analyze(
         bias_replicates=bias_replicates,
         seed=seed,
         annotations=annotated,
+        references=_read_references(references),
     )
     clusters = None
     if replicates and (resample_instances or cluster is not None):
@@ -148,9 +162,14 @@ def analyze(
     ) as bar:
         bootstrap = Bootstrap(replicates, seed, clusters)
         tables = add_uncertainty(tables, tasks, comparisons, bootstrap, bar.update)
+    if choices.references:
+        # Once more, as the accuracies now have intervals.
+        joined = reference_accuracy_table(tables[0], choices.references)
+        tables = tuple(joined if table.name == joined.name else table for table in tables)
     notes = list(
         dict.fromkeys(
             [note for task in tasks for note in task.notes]
+            + [f"references: {note}" for task in choices.references for note in task.notes]
             + [note for table in tables for note in table.notes]
         )
     )
@@ -176,8 +195,16 @@ def _of_experiment(config: Path, out: Path | None) -> tuple[tuple[Path, ...], Pa
     return stores, out if out is not None else experiment.output / "report"
 
 
+def _read_references(paths: Sequence[Path]) -> tuple[TaskPredictions, ...]:
+    """Read prediction stores, or those of experiments, of reference models."""
+    stores: list[Path] = []
+    for path in paths:
+        stores += _of_experiment(path, None)[0] if path.suffix in (".yaml", ".yml") else [path]
+    return tuple(_read([(path, open_store(path)) for path in stores], (), "references, "))
+
+
 def _read(
-    opened: Sequence[tuple[Path, xr.Dataset]], splits: Sequence[str]
+    opened: Sequence[tuple[Path, xr.Dataset]], splits: Sequence[str], whose: str = ""
 ) -> list[TaskPredictions]:
     by_task: dict[str, list[tuple[Path, xr.Dataset]]] = {}
     for path, store in opened:
@@ -193,8 +220,9 @@ def _read(
         tasks.append(task)
         seeds = [len(seeds) for seeds in task.runs.seeds]
         click.echo(
-            f"{name}: {task.runs.instances} instances in {_number(len(task.splits), 'split')}, "
-            f"{_number(len(task.sizes), 'size')}, {_range(seeds)} pretraining x "
+            f"{whose}{name}: {task.runs.instances} instances in "
+            f"{_number(len(task.splits), 'split')}, {_number(len(task.sizes), 'size')}, "
+            f"{_range(seeds)} pretraining x "
             f"{task.runs.runs} finetuning seeds, {_number(len(task.epochs), 'checkpoint')}"
         )
     return tasks

@@ -9,6 +9,8 @@ import numpy as np
 import pandas as pd
 from tabulate import tabulate
 
+from analysis.published_comparison import reported
+from analysis.reference_accuracy import beside_each_other
 from analysis.tables import Table
 
 
@@ -113,6 +115,20 @@ def _accuracy(frame: pd.DataFrame) -> Iterator[Printed]:
             "Instances": group["instances"].map(str),
         }
         yield Printed(heading, pd.DataFrame(cells))
+
+
+def _reference_accuracy(frame: pd.DataFrame) -> Iterator[Printed]:
+    def printed(heading: str, group: pd.DataFrame, columns: pd.Series) -> Printed:
+        table = beside_each_other(group.assign(column=columns))
+        cells = {"Size": table["size"]}
+        cells |= {name: table[name].map(percent) for name in table.columns[1:]}
+        return Printed(heading, pd.DataFrame(cells))
+
+    published = frame[[reported(t, s) for t, s in zip(frame["task"], frame["split"], strict=True)]]
+    if not published.empty:
+        yield printed("splits that the paper reports", published, published["task"])
+    for task, group in frame.groupby("task", sort=False):
+        yield printed(f"{task}, all splits", group, group["split"])
 
 
 def _seed_differences(frame: pd.DataFrame) -> Iterator[Printed]:
@@ -252,6 +268,7 @@ def _variance_given_bias(frame: pd.DataFrame) -> Iterator[Printed]:
 
 _LAYOUTS: dict[str, Callable[[pd.DataFrame], Iterator[Printed]]] = {
     "accuracy": _accuracy,
+    "reference_accuracy": _reference_accuracy,
     "seed_differences": _seed_differences,
     "lower_bounds": _lower_bounds,
     "thresholds": _thresholds,

@@ -126,6 +126,13 @@ SOURCES = (
         "Table 8", "table08_accuracy", "accuracy", ("size",), {"reproduced": ("accuracy", _THREE)}
     ),
     Source(
+        "Table 8",
+        "table08_accuracy",
+        "reference_accuracy",
+        ("size",),
+        {"original": ("reference", _THREE)},
+    ),
+    Source(
         "Table 9",
         "table09_lower_bounds",
         "lower_bounds",
@@ -234,6 +241,11 @@ def _compare(source: Source, ours: pd.DataFrame) -> list[tuple[object, ...]]:
                 place = (cells["task_ours"], cells["split"], source.table, row, column)
                 rows.append((*place, theirs, mine, mine - theirs, digits.agree(theirs, mine)))
     return rows
+
+
+def reported(task: str, split: str) -> bool:
+    """Whether the paper reports this split of a task, whatever the name's case and punctuation."""
+    return (_plain(task), split) in {(_plain(name), of_paper) for name, of_paper in SPLITS.items()}
 
 
 def _plain(task: str) -> str:

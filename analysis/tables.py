@@ -19,6 +19,7 @@ from analysis.momentum import BUCKETS, momentum, triplets
 from analysis.multisets import multisets
 from analysis.published_comparison import compare_published
 from analysis.reading import TaskPredictions
+from analysis.reference_accuracy import join_reference_accuracy
 from analysis.relative_bias import adaptive_threshold, bootstrap_gaps
 from analysis.seed_differences import seed_differences, std_accuracy
 from analysis.variance import decompose_counts
@@ -454,6 +455,33 @@ def label_quality_table(annotations: Sequence[Annotation]) -> Table:
     return Table("label_quality", title, pd.DataFrame(rows, columns=columns))
 
 
+def reference_accuracy_table(accuracy: Table, references: Sequence[TaskPredictions]) -> Table:
+    """Tabulate the accuracy beside that of reference models (Table 8).
+
+    Parameters
+    ----------
+    accuracy : Table
+        From `accuracy_table`, with or without intervals.
+    references : sequence of TaskPredictions
+        Of the reference models, with the same names of tasks, splits and sizes.
+
+    Returns
+    -------
+    Table
+        Columns as `reference_accuracy.join_reference_accuracy` has them.
+    """
+    theirs = accuracy_table(references).frame.merge(
+        seed_differences_table(references).frame[["task", "split", "size", "std_accuracy"]],
+        on=["task", "split", "size"],
+    )
+    frame, notes = join_reference_accuracy(accuracy.frame, theirs)
+    title = (
+        "Mean accuracy of these models and of reference models; an interval of the difference "
+        "takes that of the reference models as given."
+    )
+    return Table("reference_accuracy", title, frame, notes)
+
+
 def published_comparison_table(tables: Sequence[Table]) -> Table:
     """Tabulate the published numbers beside ours.
 
@@ -489,12 +517,15 @@ class Choices:
         Seed of all resampling.
     annotations : tuple of Annotation
         Annotated instances; without any there is no table of label quality.
+    references : tuple of TaskPredictions
+        Predictions of reference models; without any there is no table of their accuracy.
     """
 
     triplets: tuple[tuple[str, str, str], ...] = ()
     bias_replicates: int = 100
     seed: int = 0
     annotations: tuple[Annotation, ...] = ()
+    references: tuple[TaskPredictions, ...] = ()
 
 
 def all_tables(
@@ -527,6 +558,8 @@ def all_tables(
             decomposition_table(tasks),
             variance_given_bias_table(tasks),
         ]
+    if choices.references:
+        tables.append(reference_accuracy_table(tables[0], choices.references))
     if choices.annotations:
         tables.append(label_quality_table(choices.annotations))
     tables.append(published_comparison_table(tables))
