@@ -17,7 +17,6 @@ from analysis.tables import Table
 from predict.store import open_store
 from tests.analysis.simulation import simulate_probability, write_store
 
-
 REPOSITORY = Path(__file__).parents[2]
 
 
