@@ -1,4 +1,4 @@
-"""The one exception by which every command reports bad input."""
+"""The exception by which every command reports bad input."""
 
 from __future__ import annotations
 
@@ -20,6 +20,13 @@ class InputError(click.ClickException):
     """
 
     exit_code = 2
+
+
+class FieldError(InputError):
+    """Bad input in a field of the experiment, which the message begins with.
+
+    The command puts the name of the experiment's file before it.
+    """
 
 
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}

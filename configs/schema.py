@@ -141,11 +141,15 @@ class Corpus(Strict):
 
 
 class Vocabulary(Strict):
-    """The WordPiece vocabulary: trained on the corpus (`size`), or given (`file`)."""
+    """The WordPiece vocabulary: trained on the corpus (`size`), or given (`file`).
+
+    It is trained on at most so many `megabytes` of text, spread evenly over the corpus.
+    """
 
     size: Annotated[int, Field(ge=10, le=65536)] | None = None
     file: Path | None = None
     lowercase: bool = True
+    megabytes: PositiveInt = 200
 
     @model_validator(mode="after")
     def _one_of(self) -> Self:
@@ -210,6 +214,12 @@ class Divergence(Strict):
     steps: PositiveInt = 1000
 
 
+class Static(Strict):
+    """A fixed set of pretraining instances, so many for each position of the corpus."""
+
+    static: PositiveInt
+
+
 class Pretraining(Strict):
     """Masked-token and next-sentence pretraining of every size with every seed."""
 
@@ -221,6 +231,7 @@ class Pretraining(Strict):
     masked_share: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.15
     short_share: Share = 0.1
     random_next_share: Share = 0.5
+    masks: Literal["fresh"] | Static = "fresh"
     learning_rate: PositiveFloat
     warmup_steps: Annotated[int, Field(ge=0)]
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.1

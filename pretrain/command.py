@@ -10,6 +10,7 @@ from pathlib import Path
 
 import click
 
+from configs.errors import FieldError, InputError
 from configs.folder import prepare_folder
 from configs.schema import Experiment, load_experiment
 from pretrain.backend import backend_log, start_backend
@@ -62,6 +63,18 @@ def run_stage(
     InputError
         As the work does, or if the experiment cannot be used.
     """
+    try:
+        _run_stage(stage, config, workers, load)
+    except FieldError as error:
+        raise InputError(f"{config}: {error.message}") from error
+
+
+def _run_stage(
+    stage: str,
+    config: Path,
+    workers: int | None,
+    load: Callable[[], Callable[[Experiment, int], None]],
+) -> None:
     begun = time.monotonic()
     experiment = load_experiment(config)
     folder = prepare_folder(experiment)

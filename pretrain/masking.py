@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from pretrain.seeding import Draws
+
 
 @dataclass(frozen=True)
 class Masked:
@@ -42,7 +44,7 @@ def mask_tokens(
     ordinary_ids: NDArray[np.int32],
     masked_share: float,
     max_masked: int,
-    rng: np.random.Generator,
+    rng: Draws,
 ) -> Masked:
     """Choose positions to predict, and replace 80% by [MASK], 10% by a random token.
 
@@ -65,7 +67,7 @@ def mask_tokens(
         Share of tokens to predict, 0.15 in BERT.
     max_masked : int
         Most predictions in a row, 20 in BERT at length 128.
-    rng : numpy.random.Generator
+    rng : Draws
         Where the draws come from.
 
     Returns

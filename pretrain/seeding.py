@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+from math import prod
+from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
 
 
 def derive_seed(*parts: str | int) -> int:
@@ -42,3 +46,124 @@ def generator(seed: int, step: int) -> np.random.Generator:
     numpy.random.Generator
     """
     return np.random.Generator(np.random.Philox(key=seed, counter=step << 192))
+
+
+class Draws(Protocol):
+    """What sentence pairs and masks need of a source of random numbers.
+
+    `numpy.random.Generator` is one, `RowDraws` another.
+    """
+
+    def random(self, size: int | tuple[int, ...], /) -> NDArray[np.float64]:
+        """Draw uniformly from [0, 1)."""
+
+    def integers(
+        self, low: int, high: int | None = None, /, *, size: int | tuple[int, ...]
+    ) -> NDArray[np.int64]:
+        """Draw integers uniformly from `low` to `high` - 1, or from 0 to `low` - 1."""
+
+    def binomial(self, n: NDArray[np.int64], p: float, /) -> NDArray[np.int64]:
+        """Draw the number of successes in `n` trials."""
+
+
+class RowDraws:
+    """Random numbers of a batch whose rows draw independently of one another.
+
+    What a row draws is a function of the seed and the row's key: not of the other rows, of
+    their number or of its place among them. Each row has a stream of its own, of which the
+    highest words of Philox's counter are the key.
+
+    Parameters
+    ----------
+    seed : int
+        128-bit key of Philox, from `derive_seed`.
+    keys : int64 array [row]
+        What distinguishes the rows.
+    draws : int
+        Numbers that a row may draw.
+    """
+
+    def __init__(self, seed: int, keys: NDArray[np.int64], draws: int) -> None:
+        self._uniform = np.empty((len(keys), draws))
+        self._used = 0
+        philox = np.random.Philox(key=seed)
+        numbers = np.random.Generator(philox)
+        state = philox.state
+        for row, key in enumerate(keys.tolist()):
+            # Making a Philox takes several times as long as setting one.
+            state["state"]["counter"] = np.array([0, 0, 0, key], dtype=np.uint64)
+            philox.state = state
+            numbers.random(out=self._uniform[row])
+
+    def random(self, size: int | tuple[int, ...], /) -> NDArray[np.float64]:
+        """Draw uniformly from [0, 1).
+
+        Raises
+        ------
+        ValueError
+            If the rows have drawn all their numbers, or `size` does not begin with their number.
+        """
+        shape = (size,) if isinstance(size, int) else size
+        first, self._used = self._used, self._used + prod(shape[1:])
+        if shape[0] != len(self._uniform) or self._used > self._uniform.shape[1]:
+            raise ValueError(f"{shape} numbers asked of {self._uniform.shape}, {first} used")
+        return self._uniform[:, first : self._used].reshape(shape)
+
+    def integers(
+        self, low: int, high: int | None = None, /, *, size: int | tuple[int, ...]
+    ) -> NDArray[np.int64]:
+        """Draw integers uniformly from `low` to `high` - 1, or from 0 to `low` - 1."""
+        low, high = (0, low) if high is None else (low, high)
+        return low + np.floor(self.random(size) * (high - low)).astype(np.int64)
+
+    def binomial(self, n: NDArray[np.int64], p: float, /) -> NDArray[np.int64]:
+        """Draw the number of successes in `n` trials, as the inverse of their distribution."""
+        drawn = stats.binom.ppf(self.random(len(n)), n, p)
+        return np.maximum(drawn, 0).astype(np.int64)
+
+
+_ROUNDS = 6
+
+
+def permuted(seed: int, epoch: int, places: NDArray[np.int64], n: int) -> NDArray[np.int64]:
+    """Entries of a random permutation of n at some places, without making the others.
+
+    A Feistel network over the least even number of bits that holds n, applied again where
+    its result is not less than n (Black and Rogaway, 2002, "Ciphers with arbitrary finite
+    domains", Section 4 and method 2).
+
+    Parameters
+    ----------
+    seed, epoch : int
+        Together they settle the permutation.
+    places : int64 array [...]
+        From 0 to n - 1.
+    n : int
+        Length of the permutation, at most 2^62.
+
+    Returns
+    -------
+    int64 array [...]
+        From 0 to n - 1; different places have different entries.
+    """
+    half = np.uint64(max((max(n - 1, 1).bit_length() + 1) // 2, 1))
+    mask = (np.uint64(1) << half) - np.uint64(1)
+    keys = generator(seed, epoch).integers(1 << 64, size=_ROUNDS, dtype=np.uint64)
+
+    def once(value: NDArray[np.uint64]) -> NDArray[np.uint64]:
+        left, right = value >> half, value & mask
+        for key in keys:
+            left, right = right, left ^ (_mixed(right ^ key) & mask)
+        return (left << half) | right
+
+    found = once(np.asarray(places).astype(np.uint64))
+    while (outside := found >= np.uint64(n)).any():
+        found[outside] = once(found[outside])
+    return found.astype(np.int64)
+
+
+def _mixed(value: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Mix the bits of 64-bit integers (the finalizer of SplitMix64, Steele et al., 2014)."""
+    value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return value ^ (value >> np.uint64(31))

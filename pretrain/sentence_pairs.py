@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pretrain.corpus import Corpus
+from pretrain.seeding import Draws
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,8 @@ def draw_pairs(
     cls_id: int,
     sep_id: int,
     pad_id: int,
-    rng: np.random.Generator,
+    rng: Draws,
+    starts: NDArray[np.int64] | None = None,
 ) -> Pairs:
     """Draw sentence pairs, with no loop over rows.
 
@@ -73,8 +75,10 @@ def draw_pairs(
         Share of pairs whose B comes from another document.
     cls_id, sep_id, pad_id : int
         Ids of the special tokens.
-    rng : numpy.random.Generator
+    rng : Draws
         Where the draws come from.
+    starts : int64 array [row], optional
+        Sentences to start at, each with a successor in its document; drawn where not given.
 
     Returns
     -------
@@ -86,11 +90,15 @@ def draw_pairs(
     short = rng.random(rows) < short_share
     target = np.where(short, rng.integers(2, room + 1, size=rows), room)
 
-    # The k-th sentence that has a successor is k + (documents that ended before it).
-    successors = np.asarray(documents) - np.arange(n_documents + 1)
-    k = rng.integers(successors[-1], size=rows)
-    document = np.searchsorted(successors, k, side="right") - 1
-    start = k + document
+    if starts is None:
+        # The k-th sentence that has a successor is k + (documents that ended before it).
+        successors = corpus.successors
+        k = rng.integers(int(successors[-1]), size=rows)
+        document = np.searchsorted(successors, k, side="right") - 1
+        start = k + document
+    else:
+        document = np.searchsorted(documents, starts, side="right") - 1
+        start = starts
     document_end = documents[document + 1]
     chunk_end = _first_filled(sentences, start, target, document_end)
     chunk_end = np.maximum(chunk_end, start + 2)

@@ -5,17 +5,25 @@ from __future__ import annotations
 import csv
 import itertools
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import datasets
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
 
-from configs.errors import InputError
+from configs.errors import FieldError, InputError
 from configs.schema import Corpus, Source, Text, World
 from pretrain.world import TASK_ROWS, corpus_rows
 
-_SENTENCE_END = re.compile(r"(?<=[.!?])[\"')\]]*\s+(?=[\"'(\[]*[A-Z0-9])")
+# The space that ends a sentence; quotes and brackets that close before it belong to the sentence.
+_SENTENCE_END = re.compile(r"[.!?][\"')\]]*(\s+)(?=[\"'(\[]*[A-Z0-9])")
+_ROWS_AT_A_TIME = 50_000
+_DOCUMENTS_AT_A_TIME = 200
 
 
 def load_rows(source: Source, world: World | None) -> datasets.Dataset:
@@ -101,36 +109,189 @@ def _builder_options(source: Source) -> dict[str, Any]:
     return options
 
 
-def documents(corpus: Corpus, world: World | None) -> Iterator[list[str]]:
-    """Documents of a corpus, each a list of its sentences.
+@dataclass(frozen=True)
+class Texts:
+    """One source of the corpus: rows on disk, of which any stretch can be read.
+
+    Attributes
+    ----------
+    text : Text
+        What the experiment says of the source.
+    rows : datasets.Dataset
+        Its text columns alone, memory-mapped.
+    field : str
+        The source's place in the experiment, for errors.
+    """
+
+    text: Text
+    rows: datasets.Dataset
+    field: str
+
+    def __len__(self) -> int:
+        """Documents, those without text included."""
+        return -(-len(self.rows) // self.text.rows_per_document)
+
+    def sizes(self) -> NDArray[np.int64]:
+        """Bytes of text in each document, without reading the text itself."""
+        per_document = self.text.rows_per_document
+        rows = self.rows.with_format("arrow")
+        step = max(_ROWS_AT_A_TIME // per_document, 1) * per_document
+        found = [np.empty(0, dtype=np.int64)]
+        for first in range(0, len(self.rows), step):
+            table = rows[first : first + step]
+            lengths = np.zeros(len(table), dtype=np.int64)
+            for column in table.columns:
+                if not pa.types.is_null(column.type):
+                    lengths += pc.fill_null(pc.binary_length(column), 0).to_numpy()
+            found.append(np.add.reduceat(lengths, np.arange(0, len(lengths), per_document)))
+        return np.concatenate(found)
+
+    def documents(self, first: int, last: int) -> Iterator[list[str]]:
+        """Documents `first` to `last - 1`, each a list of its sentences; empty ones are left out.
+
+        Yields
+        ------
+        list of str
+        """
+        per_document = self.text.rows_per_document
+        rows = self.rows.with_format("arrow")
+        by_lines = self.text.sentences == "lines"
+        for begin in range(first, last, _DOCUMENTS_AT_A_TIME):
+            end = min(begin + _DOCUMENTS_AT_A_TIME, last)
+            table = rows[begin * per_document : end * per_document]
+            columns = [column.to_pylist() for column in table.columns]
+            texts = zip(*columns, strict=True)
+            while group := list(itertools.islice(texts, per_document)):
+                sentences = [
+                    sentence
+                    for row in group
+                    for text in row
+                    if text
+                    for line in text.splitlines()
+                    for sentence in ((line.strip(),) if by_lines else split_sentences(line))
+                    if sentence
+                ]
+                if sentences:
+                    yield sentences
+
+
+def split_sentences(line: str) -> list[str]:
+    """Split a line after `.`, `!` and `?` where a capital or a figure follows.
+
+    Returns
+    -------
+    list of str
+        Stripped; a sentence keeps the quotes and brackets that close it.
+    """
+    begin = 0
+    sentences = []
+    for space in _SENTENCE_END.finditer(line):
+        sentences.append(line[begin : space.start(1)].strip())
+        begin = space.end(1)
+    sentences.append(line[begin:].strip())
+    return sentences
+
+
+def open_texts(corpus: Corpus, world: World | None) -> list[Texts]:
+    """Open every source of a corpus.
 
     Raises
     ------
     InputError
-        If a column that the corpus names is not there, or does not hold text.
+        If a source cannot be read, or a column that the corpus names is not there or does
+        not hold text; the message names the source.
     """
-    for source in corpus.sources:
+    found = []
+    for i, source in enumerate(corpus.sources):
+        field = f"corpus.sources.{i}"
         rows = load_rows(source, world)
         missing = [column for column in source.text if column not in rows.column_names]
         if missing:
-            raise InputError(
-                f"corpus.sources: {source.path} has no column {missing[0]!r}; "
+            raise FieldError(
+                f"{field}.text: {_place(source)} has no column {missing[0]!r}; "
                 f"its columns are {', '.join(rows.column_names)}"
             )
-        stream = iter(rows.select_columns(source.text))
-        while group := list(itertools.islice(stream, source.rows_per_document)):
-            sentences = [one for row in group for one in _sentences(row, source)]
-            if sentences:
-                yield sentences
+        rows = rows.select_columns(source.text)
+        for column in source.text:
+            kind = rows.data.schema.field(column).type
+            # A column that is empty everywhere has no type.
+            if not any(is_(kind) for is_ in (_is_string, pa.types.is_null)):
+                raise FieldError(
+                    f"{field}.text: the column {column!r} of {_place(source)} does not hold text "
+                    f"but {kind}; name a column of text"
+                )
+        found.append(Texts(source, rows, field))
+    return found
 
 
-def _sentences(row: Mapping[str, Any], source: Text) -> Iterator[str]:
-    for column in source.text:
-        text = row[column]
-        if text is None:
-            continue
-        if not isinstance(text, str):
-            raise InputError(f"corpus.sources: the column {column!r} does not hold text")
-        for line in text.splitlines():
-            parts = [line] if source.sentences == "lines" else _SENTENCE_END.split(line)
-            yield from (part.strip() for part in parts if part.strip())
+def _is_string(kind: pa.DataType) -> bool:
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
+
+
+def _place(source: Source) -> str:
+    files = [source.data_files] if isinstance(source.data_files, str) else source.data_files
+    return ", ".join(files) if files else source.path
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """Documents of one source that follow each other.
+
+    Attributes
+    ----------
+    source : int
+        Which of the sources.
+    first, last : int
+        The first document, and the one after the last.
+    size : int
+        Bytes of text.
+    """
+
+    source: int
+    first: int
+    last: int
+    size: int
+
+
+def cut(sizes: Sequence[NDArray[np.int64]], most: int) -> list[Stretch]:
+    """Cut the sources of a corpus into stretches of whole documents.
+
+    Parameters
+    ----------
+    sizes : sequence of int64 array [document]
+        Bytes of text in the documents of each source.
+    most : int
+        A stretch ends with the document that brings it to so many bytes, or with its source.
+    """
+    stretches = []
+    for source, one in enumerate(sizes):
+        ends = np.cumsum(one)
+        first = done = 0
+        while first < len(one):
+            last = min(int(np.searchsorted(ends, done + most)) + 1, len(one))
+            stretches.append(Stretch(source, first, last, int(ends[last - 1]) - done))
+            first, done = last, int(ends[last - 1])
+    return stretches
+
+
+def sample_documents(texts: Sequence[Texts], most: int) -> Iterator[list[str]]:
+    """Documents of all sources, or of a sample spread evenly over them.
+
+    Parameters
+    ----------
+    texts : sequence of Texts
+        The sources.
+    most : int
+        Bytes of text; a larger corpus is cut into stretches of a thousandth of that, of which
+        every so many-th is taken.
+
+    Yields
+    ------
+    list of str
+        The sentences of a document.
+    """
+    stretches = cut([one.sizes() for one in texts], max(most // 1000, 1))
+    share = min(most / max(sum(one.size for one in stretches), 1), 1.0)
+    for i, one in enumerate(stretches):
+        if int((i + 1) * share) > int(i * share):
+            yield from texts[one.source].documents(one.first, one.last)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 
@@ -13,20 +14,21 @@ import numpy as np
 from tensorboard.summary import Writer
 from tqdm import tqdm
 
-from configs.errors import InputError
+from configs.errors import FieldError, InputError
 from configs.folder import prepare_folder, write_text
 from configs.schema import Checkpoints, Experiment, Size
 from pretrain.checkpoint import Arrays, remove_leftovers, write_arrays
 from pretrain.checkpoint_import import read_checkpoint
-from pretrain.corpus import Corpus, open_corpus, tokenize_corpus
+from pretrain.corpus import Corpus, open_corpus, read_manifest, tokenize_corpus
 from pretrain.divergence import Watch, has_diverged, say_left_out
 from pretrain.encoder import build_pretraining_model, pretraining_loss
 from pretrain.engine import Batch, Engine, Recorder, Run, run_seeds
+from pretrain.instances import StaticInstances
 from pretrain.masking import mask_tokens
 from pretrain.optimizer import BertAdam
-from pretrain.seeding import generator
+from pretrain.seeding import Draws, generator
 from pretrain.sentence_pairs import draw_pairs
-from pretrain.sources import documents
+from pretrain.sources import open_texts, sample_documents
 from pretrain.wordpiece import (
     SPECIAL_TOKENS,
     build_tokenizer,
@@ -89,7 +91,7 @@ def pretrain_experiment(experiment: Experiment, workers: int) -> None:
         import_encoders(experiment, experiment.pretraining)
         return
     _prepare_vocabulary(experiment, output)
-    _prepare_corpus(experiment, output)
+    _prepare_corpus(experiment, output, workers)
     absent = [
         (size.name, seed)
         for size in largest_first(experiment.sizes)
@@ -161,39 +163,56 @@ def _prepare_vocabulary(experiment: Experiment, output: Path) -> None:
     settings, corpus = experiment.vocabulary, experiment.corpus
     assert settings is not None and corpus is not None  # the schema asks for both
     if settings.file is not None:
-        entries = read_vocabulary(settings.file)
+        try:
+            entries = read_vocabulary(settings.file)
+        except InputError as error:
+            raise FieldError(f"vocabulary.file: {error.message}") from error
     else:
         assert settings.size is not None  # the schema asks for one of the two
-
-        def sentences() -> Iterator[str]:
-            for document in documents(corpus, experiment.world):
-                yield from document
-
-        entries = train_vocabulary(sentences, size=settings.size, lowercase=settings.lowercase)
+        texts = open_texts(corpus, experiment.world)
+        most = settings.megabytes * 1_000_000
+        entries = train_vocabulary(
+            lambda: itertools.chain.from_iterable(sample_documents(texts, most)),
+            size=settings.size,
+            lowercase=settings.lowercase,
+        )
     write_text(target, "\n".join(entries) + "\n")
     logger.info("vocabulary: %d entries", len(entries))
 
 
-def _prepare_corpus(experiment: Experiment, output: Path) -> None:
+def _prepare_corpus(experiment: Experiment, output: Path, workers: int) -> None:
     folder = output / "corpus"
-    if folder.is_dir():
-        return
-    assert experiment.corpus is not None  # the schema asks for it
-    tokenizer = build_tokenizer(
-        read_vocabulary(vocabulary_file(output)), lowercase=experiment.lowercase
-    )
-    with tqdm(desc="tokenizing", unit=" characters", unit_scale=True) as bar:
-        tokenize_corpus(
-            documents(experiment.corpus, experiment.world),
-            tokenizer,
-            folder,
-            on_progress=lambda _, characters: bar.update(characters),
+    if not (folder / "corpus.json").is_file():
+        assert experiment.corpus is not None  # the schema asks for it
+        tokenizer = build_tokenizer(
+            read_vocabulary(vocabulary_file(output)), lowercase=experiment.lowercase
         )
-    logger.info("corpus: %s", " ".join((folder / "corpus.json").read_text().split()))
+        texts = open_texts(experiment.corpus, experiment.world)
+        with tqdm(desc="tokenizing", unit="B", unit_scale=True) as bar:
+
+            def progress(done: int, total: int, resumed: bool) -> None:
+                bar.total = total
+                if resumed:
+                    # What an earlier command did says nothing of the rate.
+                    bar.initial += done
+                bar.update(done)
+
+            tokenize_corpus(texts, tokenizer, folder, workers=workers, on_progress=progress)
+    manifest = read_manifest(folder)
+    counts = ", ".join(f"{manifest[name]} {name}" for name in ("documents", "sentences", "tokens"))
+    logger.info("corpus: %s", counts)
+    if manifest["documents"] == 1 and experiment.recipe.random_next_share > 0:
+        raise FieldError(
+            "pretraining.random_next_share: the corpus has one document, so there is no other "
+            "to draw a random next sentence from; give 0, or fewer rows_per_document"
+        )
 
 
 class PairBatches:
-    """Batches of masked sentence pairs: a pure function of seed and step.
+    """Batches of masked sentence pairs: a pure function of corpus, seed and step.
+
+    With `masks: fresh`, every batch draws new pairs and masks. With `masks: {static: n}`, it
+    takes the next ones of a fixed set; see `pretrain.instances`.
 
     Parameters
     ----------
@@ -209,6 +228,14 @@ class PairBatches:
         self.settings = experiment.recipe
         self.corpus = corpus
         self.ids = {token: vocabulary.index(token) for token in SPECIAL_TOKENS}
+        self.instances: StaticInstances | None = None
+        if self.settings.masks != "fresh":
+            self.instances = StaticInstances(
+                corpus,
+                self.settings.masks.static,
+                sequence_length=self.settings.sequence_length,
+                max_masked=self.settings.max_masked,
+            )
         special = set(self.ids.values())
         self.ordinary = np.array(
             [i for i in range(len(vocabulary)) if i not in special], dtype=np.int32
@@ -225,7 +252,12 @@ class PairBatches:
             `is_random` int32 [row].
         """
         s = self.settings
-        rng = generator(run.seeds.order, step)
+        rng: Draws
+        if self.instances is None:
+            rng, starts = generator(run.seeds.order, step), None
+        else:
+            numbers = self.instances.visited(run.seeds.order, step, s.batch_size)
+            rng, starts = self.instances.draws(numbers), self.instances.starts(numbers)
         pairs = draw_pairs(
             self.corpus,
             rows=s.batch_size,
@@ -236,6 +268,7 @@ class PairBatches:
             sep_id=self.ids["[SEP]"],
             pad_id=self.ids["[PAD]"],
             rng=rng,
+            starts=starts,
         )
         masked = mask_tokens(
             pairs.token_ids,

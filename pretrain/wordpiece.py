@@ -106,6 +106,8 @@ def read_vocabulary(path: Path) -> list[str]:
     InputError
         If the file cannot be read, lacks a special token, or has an entry twice.
     """
+    if not path.exists():
+        raise InputError(f"{path}: no such file; give a vocab.txt, such as that of a BERT release")
     try:
         entries = path.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:

@@ -147,7 +147,7 @@ def _worker(
     waiting: Queue[Any],
     said: Queue[Any],
 ) -> None:
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=end_with_parent, daemon=True).start()
     try:
         start_backend(backend_log(experiment.output), for_good=True)
         import tensorflow as tf
@@ -168,7 +168,7 @@ def _worker(
         said.put(("error", traceback.format_exc()))
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
     """End this process as soon as its parent has, however that ended."""
     parent = multiprocessing.parent_process()
     if parent is not None:

@@ -30,6 +30,22 @@ def test_the_folder_records_the_experiment_and_takes_it_again(tmp_path: Path) ->
     assert files_of(tmp_path / "out") == before
 
 
+def test_a_field_that_the_schema_has_got_since_has_its_default(tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    experiment = made(output)
+    (output / "vocab.txt").write_text("x")
+    record = output / "experiment.json"
+    old = json.loads(record.read_text())
+    del old["pretraining"]["masks"]
+    record.write_text(json.dumps(old))
+    assert prepare_folder(experiment) == output
+    static = small_experiment(output, pretraining={"masks": {"static": 2}})
+    with pytest.raises(
+        InputError, match=r"pretraining\.masks is 'fresh' there and \{'static': 2\}"
+    ):
+        prepare_folder(static)
+
+
 @pytest.mark.parametrize(
     ("part", "changed", "difference"),
     [

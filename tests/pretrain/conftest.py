@@ -10,7 +10,7 @@ import pytest
 from configs.schema import Experiment
 from pretrain.corpus import open_corpus, tokenize_corpus
 from pretrain.engine import Engine
-from pretrain.sources import documents
+from pretrain.sources import open_texts
 from pretrain.stage import PairBatches, build_engine
 from pretrain.wordpiece import build_tokenizer, train_vocabulary
 from tests.experiments import small_experiment, start_training_library
@@ -36,18 +36,15 @@ class Training:
 def training(tmp_path_factory: pytest.TempPathFactory) -> Training:
     output = tmp_path_factory.mktemp("training")
     experiment = small_experiment(output)
+    assert experiment.corpus is not None
+    texts = open_texts(experiment.corpus, experiment.world)
     vocabulary = train_vocabulary(
-        lambda: (one for document in corpus_of(experiment) for one in document),
+        lambda: (one for document in texts[0].documents(0, len(texts[0])) for one in document),
         size=150,
         lowercase=True,
     )
     tokenizer = build_tokenizer(vocabulary, lowercase=True)
-    tokenize_corpus(corpus_of(experiment), tokenizer, Path(output) / "corpus")
+    tokenize_corpus(texts, tokenizer, Path(output) / "corpus")
     batches = PairBatches(experiment, open_corpus(Path(output) / "corpus"), vocabulary)
     engine = build_engine(experiment, experiment.sizes[1], len(vocabulary))
     return Training(experiment, vocabulary, batches, engine)
-
-
-def corpus_of(experiment: Experiment) -> list[list[str]]:
-    assert experiment.corpus is not None
-    return list(documents(experiment.corpus, experiment.world))

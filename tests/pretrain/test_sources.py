@@ -4,12 +4,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from configs.errors import InputError
 from configs.schema import Corpus, Source, Text, World
-from pretrain.sources import documents, load_rows
+from pretrain.sources import cut, load_rows, open_texts, sample_documents, split_sentences
+from tests.pretrain.texts import texts_of
 
 
 def write_release(path: Path, rows: list[dict[str, Any]]) -> Path:
@@ -18,7 +20,8 @@ def write_release(path: Path, rows: list[dict[str, Any]]) -> Path:
 
 
 def read(source: Text) -> list[list[str]]:
-    return list(documents(Corpus(sources=[source]), None))
+    (texts,) = open_texts(Corpus(sources=[source]), None)
+    return list(texts.documents(0, len(texts)))
 
 
 def test_sentences_of_a_row(tmp_path: Path) -> None:
@@ -84,10 +87,16 @@ def test_what_cannot_be_read_is_refused_by_its_name(tmp_path: Path) -> None:
             load_rows(Source(path="json", data_files=str(path), field=field), None)
         assert caught.value.message.startswith(f"{path}: cannot be loaded (")
         assert "\n" not in caught.value.message
-    with pytest.raises(InputError, match=r"has no column 'text'; its columns are text_a"):
+    with pytest.raises(
+        InputError,
+        match=rf"^corpus\.sources\.0\.text: {without} has no column 'text'; its columns are text_a",
+    ):
         read(Text(path="json", data_files=str(without), field="predict"))
     numbers = write_release(tmp_path / "numbers.json", [{"text": 3}])
-    with pytest.raises(InputError, match=r"the column 'text' does not hold text"):
+    with pytest.raises(
+        InputError,
+        match=r"^corpus\.sources\.0\.text: the column 'text' of .*numbers\.json does not hold text",
+    ):
         read(Text(path="json", data_files=str(numbers), field="predict"))
 
 
@@ -108,3 +117,57 @@ def test_the_world_has_a_corpus_and_tasks() -> None:
         load_rows(Source(path="world", name="inference", split="dev"), world)
     with pytest.raises(InputError, match=r"^world: hans has no split 'train'; use evaluation$"):
         load_rows(Source(path="world", name="hans", split="train"), world)
+
+
+def test_a_sentence_keeps_the_quotes_that_close_it() -> None:
+    line = """ He said "Stop." Then (all of) them "did?!") 'Why?' he asked. [1] See e.g. Smith. """
+    assert split_sentences(line) == [
+        'He said "Stop."',
+        """Then (all of) them "did?!")""",
+        "'Why?' he asked.",
+        "[1] See e.g.",
+        "Smith.",
+    ]
+    assert split_sentences("") == [""]
+
+
+def test_any_stretch_of_documents_can_be_read(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    rows = [{"a": None if i % 7 == 3 else f"é {i} .", "b": "x" * (i % 5)} for i in range(1003)]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    source = Text(path="json", data_files=str(path), text=["b", "a"], rows_per_document=3)
+    (texts,) = open_texts(Corpus(sources=[source]), None)
+    assert len(texts) == 335
+    expected = [
+        [text for row in rows[i : i + 3] for text in (row["b"], row["a"]) if text]
+        for i in range(0, 1003, 3)
+    ]
+    assert list(texts.documents(0, 335)) == [one for one in expected if one]
+    assert list(texts.documents(207, 333)) == [one for one in expected[207:333] if one]
+    sizes = [sum(len(text.encode()) for text in document) for document in expected]
+    assert texts.sizes().tolist() == sizes
+
+
+def test_stretches_are_whole_documents_in_order() -> None:
+    rng = np.random.default_rng(1)
+    sizes = [rng.integers(0, 50, size=n) for n in (300, 0, 7)]
+    for most in (1, 60, 10_000):
+        stretches = cut(sizes, most)
+        covered = [(one.source, i) for one in stretches for i in range(one.first, one.last)]
+        assert covered == [(s, i) for s in range(3) for i in range(len(sizes[s]))]
+        for one in stretches:
+            assert one.size == sizes[one.source][one.first : one.last].sum()
+            # The last document brings it to `most`; only at a source's end it may be smaller.
+            assert one.size - sizes[one.source][one.last - 1] < most
+            assert one.size >= most or one.last == len(sizes[one.source])
+
+
+def test_a_sample_is_spread_evenly_over_the_corpus() -> None:
+    texts = [texts_of([[f"{i:05d}", "x" * 14] for i in range(n)]) for n in (6000, 4000)]
+    whole = list(sample_documents(texts, 200_000))
+    assert len(whole) == 10_000
+    sampled = [int(one[0]) for one in sample_documents(texts, 20_000)]
+    assert abs(len(sampled) - 1000) <= 10
+    # A tenth of each tenth.
+    assert np.histogram(sampled[:600], bins=6, range=(0, 6000))[0].tolist() == [100] * 6
+    assert list(sample_documents(texts, 20_000)) == list(sample_documents(texts, 20_000))

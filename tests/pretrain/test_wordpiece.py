@@ -133,7 +133,7 @@ def test_a_given_vocabulary_keeps_its_order(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (None, "cannot be read"),
+        (None, "no such file"),
         (b"\xff\xfe", "cannot be read"),
         (b"", "lacks [PAD]"),
         (b"[PAD]\n[UNK]\n[CLS]\n[SEP]\na\n", "lacks [MASK]"),
