@@ -6,6 +6,7 @@ PYTHON ?= python3
 CONFIG ?= configs/paper.yaml
 PREDICTIONS ?= runs/pocket/predictions/inference.zarr
 OUT ?= out
+LIMIT_HOURS ?= 72
 
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 export KERAS_BACKEND ?= tensorflow
@@ -14,9 +15,15 @@ FULL := .venv/installed
 PEERS := .venv/peers
 BASE := .venv-analysis/installed
 
-.PHONY: demo test check reproduce analyze bench clean
+.PHONY: demo test check plan reproduce analyze bench clean
 
 demo: CONFIG = configs/pocket.yaml
+
+# The paper's experiment is long: what it would take is said before it begins.
+reproduce: plan
+plan: $(FULL)
+	.venv/bin/python -m scripts.plan $(CONFIG) --limit-hours $(LIMIT_HOURS)
+
 demo reproduce: $(FULL)
 	.venv/bin/python -m finetune $(CONFIG) --check
 	.venv/bin/python -m pretrain $(CONFIG)

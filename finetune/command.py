@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import click
 
 from configs.schema import Experiment, load_experiment
 from pretrain.backend import missing_library
-from pretrain.command import run_stage, workers_option
+from pretrain.command import PlanStage, plan_option, run_stage, show_plans, workers_option
 
 
 @click.command()
@@ -21,10 +21,13 @@ from pretrain.command import run_stage, workers_option
     help="Only read the instances of every task, and say what there is: before pretraining, so "
     "that a missing file or a wrong column does not show after it.",
 )
-def main(config: Path, workers: int | None, check: bool) -> None:
+@plan_option
+def main(config: Path, workers: int | None, check: bool, only_plan: bool) -> None:
     """Finetune every encoder of CONFIG on every task; does only what is missing."""
     if check:
         check_tasks(load_experiment(config))
+    elif only_plan:
+        show_plans(config, workers, _load_plan)
     else:
         run_stage("finetune", config, workers, _load)
 
@@ -67,3 +70,9 @@ def _load() -> Callable[[Experiment, int], None]:
     from finetune.stage import finetune_experiment
 
     return finetune_experiment
+
+
+def _load_plan() -> Sequence[PlanStage]:
+    from finetune.plan import finetuning_plan
+
+    return [finetuning_plan]

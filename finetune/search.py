@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +17,7 @@ import pandas as pd
 from tabulate import tabulate
 
 from configs.folder import write_text
-from configs.schema import Experiment, Task
+from configs.schema import Experiment, Search, Task
 from finetune.inference import predict_probabilities
 from finetune.preparation import INPUTS, prepared_for
 from finetune.training import FinetuningRun, Hyperparameters, finetune, total_steps
@@ -60,21 +61,9 @@ def chosen_hyperparameters(
     """
     settings = experiment.finetuning
     if settings.search is None:
-        assert settings.batch_size is not None and settings.learning_rate is not None
-        fixed = Hyperparameters(settings.batch_size, settings.learning_rate)
-        return {size.name: fixed for size in experiment.sizes}
-    folder = experiment.output / "finetune" / task.name
-    trials = [
-        Trial(
-            # Finetuning seed 0 is the search's own: the runs that count begin at 1.
-            FinetuningRun(task.name, size.name, seed, 0, 0, Hyperparameters(batch, rate)),
-            folder / "search" / f"{size.name}-p{seed}-batch{batch}-rate{rate:g}" / "result.json",
-        )
-        for size in largest_first(experiment.sizes)
-        for seed in pretrained_seeds(experiment, size.name)[: settings.search.pretraining_seeds]
-        for batch in settings.search.batch_sizes
-        for rate in settings.search.learning_rates
-    ]
+        return _fixed_hyperparameters(experiment)
+    encoders = {size.name: pretrained_seeds(experiment, size.name) for size in experiment.sizes}
+    trials = search_trials(experiment, task, encoders)
     missing = [trial for trial in trials if not trial.result.is_file()]
     share_out(
         run_trial,
@@ -86,7 +75,7 @@ def chosen_hyperparameters(
     )
     results = [json.loads(trial.result.read_text()) for trial in trials]
     table = choose(pd.DataFrame(results))
-    write_text(folder / "search.csv", table.to_csv(index=False))
+    write_text(search_table(experiment.output, task.name), table.to_csv(index=False))
     if missing:
         logger.info("%s: %s", task.name, show(table, settings.search.held_out))
     best = table[table["chosen"]]
@@ -97,10 +86,72 @@ def chosen_hyperparameters(
             task.name,
             size,
         )
+    return _hyperparameters(best)
+
+
+def _fixed_hyperparameters(experiment: Experiment) -> dict[str, Hyperparameters]:
+    settings = experiment.finetuning
+    assert settings.batch_size is not None and settings.learning_rate is not None
+    fixed = Hyperparameters(settings.batch_size, settings.learning_rate)
+    return {size.name: fixed for size in experiment.sizes}
+
+
+def _hyperparameters(chosen: pd.DataFrame) -> dict[str, Hyperparameters]:
     return {
         str(row["size"]): Hyperparameters(int(row["batch_size"]), float(row["learning_rate"]))
-        for _, row in best.iterrows()
+        for _, row in chosen.iterrows()
     }
+
+
+def search_table(output: Path, task: str) -> Path:
+    """Where the search's table of a task is kept."""
+    return output / "finetune" / task / "search.csv"
+
+
+def known_hyperparameters(experiment: Experiment, task: Task) -> dict[str, Hyperparameters] | None:
+    """Hyper-parameters of each size, or None where the search is not done yet."""
+    if experiment.finetuning.search is None:
+        return _fixed_hyperparameters(experiment)
+    kept = search_table(experiment.output, task.name)
+    if not kept.is_file():
+        return None
+    table = pd.read_csv(kept)
+    return _hyperparameters(table[table["chosen"]])
+
+
+def search_trials(
+    experiment: Experiment, task: Task, encoders: Mapping[str, Sequence[int]]
+) -> list[Trial]:
+    """List the runs of a task's search: every combination, for so many encoders of each size.
+
+    Parameters
+    ----------
+    experiment : Experiment
+        Its `finetuning` has a search.
+    task : Task
+        The task to search for.
+    encoders : mapping of str to sequence of int
+        The pretraining seeds of each size; the search takes the first of them.
+
+    Returns
+    -------
+    list of Trial
+        Those of large sizes first.
+    """
+    search = experiment.finetuning.search
+    assert search is not None
+    folder = search_table(experiment.output, task.name).parent / "search"
+    return [
+        Trial(
+            # Finetuning seed 0 is the search's own: the runs that count begin at 1.
+            FinetuningRun(task.name, size.name, seed, 0, 0, Hyperparameters(batch, rate)),
+            folder / f"{size.name}-p{seed}-batch{batch}-rate{rate:g}" / "result.json",
+        )
+        for size in largest_first(experiment.sizes)
+        for seed in encoders[size.name][: search.pretraining_seeds]
+        for batch in search.batch_sizes
+        for rate in search.learning_rates
+    ]
 
 
 def choose(results: pd.DataFrame) -> pd.DataFrame:
@@ -169,12 +220,17 @@ def show(table: pd.DataFrame, held_out: float) -> str:
     return f"{heading}\n{grid}"
 
 
+def held_out_rows(search: Search, rows: int) -> int:
+    """Count the training instances that a search holds out."""
+    return max(round(search.held_out * rows), 1)
+
+
 def _parts(experiment: Experiment, trial: Trial) -> tuple[np.ndarray, np.ndarray]:
     """Rows to train on and rows held out: the same for every trial of a task."""
     assert experiment.finetuning.search is not None
     rows = prepared_for(experiment, trial.run.task).training_rows(0)
     rows = generator(derive_seed("search", trial.run.task), 0).permutation(rows)
-    held_out = max(round(experiment.finetuning.search.held_out * len(rows)), 1)
+    held_out = held_out_rows(experiment.finetuning.search, len(rows))
     return np.sort(rows[held_out:]), np.sort(rows[:held_out])
 
 

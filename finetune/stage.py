@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from configs.errors import InputError
 from configs.folder import prepare_folder
-from configs.schema import Experiment
+from configs.schema import Experiment, Task
 from finetune.preparation import prepare_task, prepared_for
 from finetune.search import chosen_hyperparameters
-from finetune.training import FinetuningRun, finetune, total_steps
+from finetune.training import FinetuningRun, Hyperparameters, finetune, total_steps
 from pretrain.checkpoint import write_arrays
 from pretrain.divergence import has_diverged, say_left_out
 from pretrain.stage import largest_first, pretrained_seeds, run_folder
@@ -75,12 +76,9 @@ def finetune_experiment(experiment: Experiment, workers: int) -> None:
         task.name: chosen_hyperparameters(experiment, task, workers) for task in experiment.tasks
     }
     runs = [
-        FinetuningRun(task.name, size, pretrain_seed, seed, fold, chosen[task.name][size])
+        run
         for task in experiment.tasks
-        for size, pretrain_seeds in encoders.items()
-        for pretrain_seed in pretrain_seeds
-        for seed in experiment.finetune_seeds
-        for fold in range(task.folds or 1)
+        for run in finetuning_runs(experiment, task, encoders, chosen[task.name])
     ]
     absent_runs = [run for run in runs if not is_finetuned(experiment, run)]
     missing = [run for run in absent_runs if not has_diverged(folder_of(experiment, run))]
@@ -94,6 +92,34 @@ def finetune_experiment(experiment: Experiment, workers: int) -> None:
         workers=workers,
         label="finetuning",
     )
+
+
+def finetuning_runs(
+    experiment: Experiment,
+    task: Task,
+    encoders: Mapping[str, Sequence[int]],
+    chosen: Mapping[str, Hyperparameters],
+) -> list[FinetuningRun]:
+    """List the finetuning runs of a task: every encoder, finetuning seed and fold.
+
+    Parameters
+    ----------
+    experiment : Experiment
+        The whole experiment.
+    task : Task
+        Which task.
+    encoders : mapping of str to sequence of int
+        The pretraining seeds of each size.
+    chosen : mapping of str to Hyperparameters
+        By size.
+    """
+    return [
+        FinetuningRun(task.name, size, pretrain_seed, seed, fold, chosen[size])
+        for size, pretrain_seeds in encoders.items()
+        for pretrain_seed in pretrain_seeds
+        for seed in experiment.finetune_seeds
+        for fold in range(task.folds or 1)
+    ]
 
 
 def is_finetuned(experiment: Experiment, run: FinetuningRun) -> bool:

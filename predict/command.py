@@ -12,7 +12,7 @@ from tqdm import tqdm
 from configs.errors import InputError
 from configs.schema import Experiment
 from predict import release, tensors
-from pretrain.command import run_stage, workers_option
+from pretrain.command import PlanStage, plan_option, run_stage, show_plans, workers_option
 
 
 @click.group()
@@ -23,9 +23,13 @@ def main() -> None:
 @main.command("run")
 @click.argument("config", type=click.Path(path_type=Path))
 @workers_option
-def run_command(config: Path, workers: int | None) -> None:
+@plan_option
+def run_command(config: Path, workers: int | None, only_plan: bool) -> None:
     """Predict with the finetuned classifiers of CONFIG; does only what is missing."""
-    run_stage("predict", config, workers, _load)
+    if only_plan:
+        show_plans(config, workers, _load_plan)
+    else:
+        run_stage("predict", config, workers, _load)
 
 
 def _load() -> Callable[[Experiment, int], None]:
@@ -33,6 +37,12 @@ def _load() -> Callable[[Experiment, int], None]:
     from predict.run import predict_experiment
 
     return predict_experiment
+
+
+def _load_plan() -> Sequence[PlanStage]:
+    from predict.plan import prediction_plan
+
+    return [prediction_plan]
 
 
 @main.command("import-release")

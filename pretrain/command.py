@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -14,6 +16,11 @@ from configs.errors import FieldError, InputError
 from configs.folder import prepare_folder
 from configs.schema import Experiment, load_experiment
 from pretrain.backend import backend_log, start_backend
+
+if TYPE_CHECKING:
+    from pretrain.plan import Plan
+
+PlanStage = Callable[[Experiment, int, str], "Plan"]
 
 logger = logging.getLogger(__name__)
 
@@ -88,6 +95,49 @@ def _run_stage(
     logger.info("%s: done, %.0f s in all", stage, time.monotonic() - begun)
 
 
+def show_plans(config: Path, workers: int | None, load: Callable[[], Sequence[PlanStage]]) -> float:
+    """Print what stages of an experiment would do, and what that costs.
+
+    Nothing is written to the experiment's folder.
+
+    Parameters
+    ----------
+    config : Path
+        The experiment.
+    workers : int or None
+        Processes; None for the default.
+    load : callable
+        Imports the functions that plan a stage each, and returns them.
+
+    Returns
+    -------
+    float
+        Hours of all the stages together.
+
+    Raises
+    ------
+    InputError
+        If the experiment cannot be used, or its folder holds another.
+    """
+    experiment = load_experiment(config)
+    if experiment.output.exists():
+        prepare_folder(experiment)
+    with tempfile.TemporaryDirectory() as folder:
+        start_backend(Path(folder) / "backend.log")
+        stages = load()
+
+        from pretrain.plan import compare_with_paper, show_plan
+        from pretrain.workers import default_workers, devices_present
+
+        plans = []
+        for plan_stage in stages:
+            plan = plan_stage(experiment, workers or default_workers(), devices_present())
+            click.echo(show_plan(plan) + "\n")
+            plans.append(plan)
+    click.echo(compare_with_paper(plans))
+    return sum(plan.hours for plan in plans)
+
+
 workers_option = click.option(
     "--workers",
     type=click.IntRange(min=1),
@@ -96,12 +146,30 @@ workers_option = click.option(
 )
 
 
+plan_option = click.option(
+    "--plan",
+    "only_plan",
+    is_flag=True,
+    help="Only print what would run, and what it costs on the devices present.",
+)
+
+
 @click.command()
 @click.argument("config", type=click.Path(path_type=Path))
 @workers_option
-def main(config: Path, workers: int | None) -> None:
+@plan_option
+def main(config: Path, workers: int | None, only_plan: bool) -> None:
     """Pretrain every size of CONFIG with every pretraining seed; does only what is missing."""
-    run_stage("pretrain", config, workers, _load)
+    if only_plan:
+        show_plans(config, workers, _load_plan)
+    else:
+        run_stage("pretrain", config, workers, _load)
+
+
+def _load_plan() -> Sequence[PlanStage]:
+    from pretrain.plan import pretraining_plan
+
+    return [pretraining_plan]
 
 
 def _load() -> Callable[[Experiment, int], None]:

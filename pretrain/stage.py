@@ -39,6 +39,9 @@ from pretrain.workers import Advance, share_out
 
 logger = logging.getLogger(__name__)
 
+# Checkpoints bring their own vocabulary; until they are there, BERT's uncased one is assumed.
+BERT_VOCABULARY = 30522
+
 
 def run_folder(output: Path, size: str, pretrain_seed: int) -> Path:
     """Folder of one pretraining run."""
@@ -63,6 +66,26 @@ def pretrained_seeds(experiment: Experiment, size: str) -> list[int]:
 def vocabulary_file(output: Path) -> Path:
     """Place of the experiment's `vocab.txt`."""
     return output / "vocab.txt"
+
+
+def vocabulary_size(experiment: Experiment) -> int:
+    """Count the entries of the experiment's vocabulary, or those that it will have.
+
+    Raises
+    ------
+    InputError
+        If the vocabulary's file cannot be read.
+    """
+    made = vocabulary_file(experiment.output)
+    if made.is_file():
+        return len(read_vocabulary(made))
+    given = experiment.vocabulary
+    if given is None:
+        return BERT_VOCABULARY
+    if given.file is not None:
+        return len(read_vocabulary(given.file))
+    assert given.size is not None  # the schema asks for one of the two
+    return given.size
 
 
 def largest_first(sizes: list[Size]) -> list[Size]:

@@ -37,6 +37,18 @@ def default_workers() -> int:
     return os.cpu_count() or 1
 
 
+def devices_present() -> str:
+    """Say what TensorFlow would compute on: accelerators if it finds any, or cores."""
+    import tensorflow as tf
+
+    for kind in ("TPU", "GPU"):
+        found = tf.config.list_physical_devices(kind)
+        if found:
+            details = tf.config.experimental.get_device_details(found[0]) if kind == "GPU" else {}
+            return f"{len(found)} {details.get('device_name', kind)}"
+    return f"{os.cpu_count() or 1} CPU cores"
+
+
 def share_out(
     work: Work,
     experiment: Experiment,

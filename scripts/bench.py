@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from scripts import bench_analysis, bench_training
+from scripts import bench_analysis, bench_peers, bench_training
 
 
 @click.command()
@@ -13,6 +13,7 @@ def main(context: click.Context) -> None:
     """Run the benchmarks of the analysis and of training."""
     context.invoke(bench_analysis.main)
     context.invoke(bench_training.main)
+    context.invoke(bench_peers.main)
 
 
 if __name__ == "__main__":

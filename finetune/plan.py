@@ -1,0 +1,247 @@
+"""What finetuning would do: its search and its runs, and what they cost."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from configs.errors import InputError
+from configs.schema import Experiment, Size, Task
+from finetune.preparation import prepared_for
+from finetune.search import Trial, held_out_rows, known_hyperparameters, search_trials
+from finetune.stage import finetuning_runs, folder_of, is_finetuned
+from finetune.tasks import load_task, prepared_instances
+from finetune.training import FinetuningRun, Hyperparameters, build_finetuning_engine, total_steps
+from pretrain.cost import encoder_operations, encoder_parameters
+from pretrain.divergence import has_diverged
+from pretrain.plan import FLOAT32, Plan, PlannedRuns
+from pretrain.stage import run_folder, vocabulary_size
+from pretrain.timing import Timing, keep_seconds, seconds_per_step, time_sizes
+from pretrain.workers import Advance
+
+
+@dataclass(frozen=True)
+class TaskSize:
+    """Instances of a task.
+
+    Attributes
+    ----------
+    train : tuple of int
+        Instances that the classifier of each fold is finetuned on.
+    evaluation : int
+        Instances that are predicted.
+    """
+
+    train: tuple[int, ...]
+    evaluation: int
+
+
+def task_size(experiment: Experiment, task: Task) -> TaskSize:
+    """Count a task's instances: as prepared, or by loading them.
+
+    Raises
+    ------
+    InputError
+        If they cannot be loaded.
+    """
+    folds = range(task.folds or 1)
+    if prepared_instances(experiment.output, task.name).is_file():
+        prepared = prepared_for(experiment, task.name)
+        train = tuple(len(prepared.training_rows(fold)) for fold in folds)
+        return TaskSize(train, len(prepared.evaluation["fold"]))
+    data = load_task(task, experiment.world)
+    if task.folds is None:
+        return TaskSize((len(data.train),), len(data.evaluation))
+    others = tuple(int(np.sum(data.fold_of_train != fold)) for fold in folds)
+    return TaskSize(others, len(data.evaluation))
+
+
+def likely_hyperparameters(experiment: Experiment, task: Task) -> dict[str, Hyperparameters]:
+    """Hyper-parameters of each size, or the middle of the grid before the search is done."""
+    known = known_hyperparameters(experiment, task)
+    if known is not None:
+        return known
+    search = experiment.finetuning.search
+    assert search is not None  # without a search they are known
+    middle = Hyperparameters(
+        sorted(search.batch_sizes)[len(search.batch_sizes) // 2],
+        sorted(search.learning_rates)[len(search.learning_rates) // 2],
+    )
+    return {size.name: middle for size in experiment.sizes}
+
+
+def finetuning_plan(experiment: Experiment, workers: int, devices: str) -> Plan:
+    """Count what finetuning would do, and time a few steps of each size.
+
+    Parameters
+    ----------
+    experiment : Experiment
+        The whole experiment; nothing is written to its folder.
+    workers : int
+        Processes that would share the runs.
+    devices : str
+        What they compute on.
+
+    Returns
+    -------
+    Plan
+        For each task and size one entry, and before it one for its search. A task whose data
+        cannot be read is left out, and a line says why.
+    """
+    vocabulary = vocabulary_size(experiment)
+    encoders = {
+        size.name: [
+            seed
+            for seed in experiment.pretrain_seeds
+            if not has_diverged(run_folder(experiment.output, size.name, seed))
+        ]
+        for size in experiment.sizes
+    }
+    runs: list[PlannedRuns] = []
+    unknown: list[str] = []
+    seconds: dict[tuple[int, int], dict[str, float]] = {}
+    for task in experiment.tasks:
+        try:
+            counted = task_size(experiment, task)
+        except InputError as error:
+            unknown.append(f"{task.name} is left out: {error.message}")
+            continue
+        hyper = likely_hyperparameters(experiment, task)
+        searched = experiment.finetuning.search is not None
+        trials = search_trials(experiment, task, encoders) if searched else []
+        every = [
+            run
+            for run in finetuning_runs(experiment, task, encoders, hyper)
+            if not has_diverged(folder_of(experiment, run))
+        ]
+        unfinished = [run for run in every if not is_finetuned(experiment, run)]
+        open_trials = [trial for trial in trials if not trial.result.is_file()]
+        # Every batch size of the search is timed as the middle one is, row by row.
+        rows = {name: one.batch_size for name, one in hyper.items()}
+        key = (len(task.labels), hash(tuple(sorted(rows.items()))))
+        open_sizes = {run.size for run in unfinished} | {one.run.size for one in open_trials}
+        if key not in seconds or not open_sizes <= set(seconds[key]):
+            seconds[key] = time_sizes(
+                time_finetuning,
+                experiment,
+                [size for size in experiment.sizes if size.name in open_sizes],
+                rows=rows,
+                vocabulary=vocabulary,
+                labels=len(task.labels),
+                label=f"timing finetuning on {task.name}",
+            )
+        for size in experiment.sizes:
+            second = seconds[key].get(size.name, 0.0) / rows[size.name]
+            runs += _search(experiment, size, counted, trials, open_trials, second)
+            mine = [run for run in every if run.size == size.name]
+            if mine:
+                runs.append(_runs(experiment, task, size, counted, mine, vocabulary, second))
+    return Plan("finetuning", tuple(runs), workers, devices, tuple(unknown))
+
+
+def _search(
+    experiment: Experiment,
+    size: Size,
+    counted: TaskSize,
+    trials: list[Trial],
+    open_trials: list[Trial],
+    seconds_per_row: float,
+) -> list[PlannedRuns]:
+    """Count the search of one task and size, by batch size."""
+    found = []
+    for batch in sorted({trial.run.hyperparameters.batch_size for trial in trials}):
+        mine, still = (
+            [
+                one
+                for one in some
+                if one.run.size == size.name and one.run.hyperparameters.batch_size == batch
+            ]
+            for some in (trials, open_trials)
+        )
+        assert experiment.finetuning.search is not None
+        rows = counted.train[0]
+        instances = rows - held_out_rows(experiment.finetuning.search, rows)
+        cost = _cost(experiment, size, instances, batch)
+        found.append(
+            PlannedRuns(
+                what=f"{mine[0].run.task} search, {size.name}, batch {batch}",
+                done=len(mine) - len(still),
+                missing=len(still),
+                steps=cost[0],
+                tokens=cost[1],
+                operations=cost[2],
+                seconds_per_step=seconds_per_row * batch,
+                disk=0.0,
+            )
+        )
+    return found
+
+
+def _runs(
+    experiment: Experiment,
+    task: Task,
+    size: Size,
+    counted: TaskSize,
+    runs: list[FinetuningRun],
+    vocabulary: int,
+    seconds_per_row: float,
+) -> PlannedRuns:
+    """Count the finetuning runs of one task and size."""
+    batch = runs[0].hyperparameters.batch_size
+    done = sum(is_finetuned(experiment, run) for run in runs)
+    # The folds differ by an instance at most.
+    steps, tokens, operations = _cost(experiment, size, counted.train[0], batch)
+    parameters = encoder_parameters(
+        size, vocabulary=vocabulary, positions=experiment.pretraining.sequence_length
+    )
+    return PlannedRuns(
+        what=f"{task.name}, {size.name}",
+        done=done,
+        missing=len(runs) - done,
+        steps=steps,
+        tokens=tokens,
+        operations=operations,
+        seconds_per_step=seconds_per_row * batch,
+        disk=float(FLOAT32 * parameters * len(experiment.finetuning.checkpoints)),
+    )
+
+
+def _cost(
+    experiment: Experiment, size: Size, instances: int, batch: int
+) -> tuple[int, float, float]:
+    """Count steps, tokens and floating-point operations of one run."""
+    settings = experiment.finetuning
+    steps = total_steps(instances, batch, settings.epochs)
+    operations = 3 * encoder_operations(size, rows=batch, length=settings.sequence_length)
+    return steps, float(steps * batch * settings.sequence_length), steps * operations
+
+
+def time_finetuning(experiment: Experiment, timing: Timing, advance: Advance) -> str:
+    """Time a finetuning step of one size.
+
+    Returns
+    -------
+    str
+        What was timed, with the seconds.
+    """
+    task = next(task for task in experiment.tasks if len(task.labels) == timing.labels)
+    engine = build_finetuning_engine(experiment, task, timing.size, 100, timing.vocabulary)
+    length = experiment.finetuning.sequence_length
+    rng = np.random.default_rng(0)
+
+    def step(rows: int) -> None:
+        shape = (1, rows, length)
+        engine.steps(
+            {
+                "token_ids": rng.integers(timing.vocabulary, size=shape, dtype=np.int32),
+                "segment_ids": np.zeros(shape, np.int32),
+                "padding_mask": np.ones(shape, np.int32),
+                "label": rng.integers(timing.labels, size=shape[:2], dtype=np.int32),
+            }
+        )
+
+    seconds = seconds_per_step(step, timing.rows)
+    keep_seconds(timing, seconds)
+    advance(1)
+    return f"timed {timing.size}: {seconds:.4g} s a step of {timing.rows} rows"

@@ -1,0 +1,121 @@
+"""What prediction would do: its classifiers, and what they cost."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from configs.errors import InputError
+from configs.schema import Experiment
+from finetune.classifier import build_classifier
+from finetune.inference import predict_probabilities
+from finetune.plan import task_size
+from predict.run import store_path
+from predict.store import finished_runs
+from pretrain.cost import encoder_operations
+from pretrain.plan import Plan, PlannedRuns
+from pretrain.stage import vocabulary_size
+from pretrain.timing import Timing, keep_seconds, seconds_per_step, time_sizes
+from pretrain.workers import Advance
+
+_BYTES = {"float16": 2, "float32": 4}
+
+
+def prediction_plan(experiment: Experiment, workers: int, devices: str) -> Plan:
+    """Count what prediction would do, and time a few batches of each size.
+
+    Parameters
+    ----------
+    experiment : Experiment
+        The whole experiment; nothing is written to its folder.
+    workers : int
+        Processes that would share the encoders.
+    devices : str
+        What they compute on.
+
+    Returns
+    -------
+    Plan
+        One entry a task and size; its runs are classifiers at one of their epochs. A task
+        whose data cannot be read is left out, and a line says why.
+    """
+    vocabulary = vocabulary_size(experiment)
+    batch, length = experiment.prediction.batch_size, experiment.finetuning.sequence_length
+    each = len(experiment.finetune_seeds) * len(experiment.finetuning.checkpoints)
+    number = len(experiment.pretrain_seeds) * each
+    runs: list[PlannedRuns] = []
+    unknown: list[str] = []
+    seconds: dict[str, float] = {}
+    for task in experiment.tasks:
+        try:
+            instances = task_size(experiment, task).evaluation
+        except InputError as error:
+            unknown.append(f"{task.name} is left out: {error.message}")
+            continue
+        store = store_path(experiment.output, task.name)
+        finished = finished_runs(store) if store.exists() else set()
+        done = {
+            size.name: sum(run[0] == size.name for run in finished) for size in experiment.sizes
+        }
+        untimed = [
+            size
+            for size in experiment.sizes
+            if done[size.name] < number and size.name not in seconds
+        ]
+        seconds |= time_sizes(
+            time_prediction,
+            experiment,
+            untimed,
+            rows={size.name: batch for size in untimed},
+            vocabulary=vocabulary,
+            labels=len(task.labels),
+            label="timing prediction",
+        )
+        steps = -(-instances // batch)
+        bytes_each = 1 + _BYTES[experiment.prediction.probability] * len(task.labels)
+        runs += [
+            PlannedRuns(
+                what=f"{task.name}, {size.name}",
+                done=done[size.name],
+                missing=number - done[size.name],
+                steps=steps,
+                tokens=float(steps * batch * length),
+                operations=steps * encoder_operations(size, rows=batch, length=length),
+                seconds_per_step=seconds.get(size.name, 0.0),
+                disk=float(instances * bytes_each),
+            )
+            for size in experiment.sizes
+        ]
+    return Plan("predicting", tuple(runs), workers, devices, tuple(unknown))
+
+
+def time_prediction(experiment: Experiment, timing: Timing, advance: Advance) -> str:
+    """Time the prediction of a batch by one size.
+
+    Returns
+    -------
+    str
+        What was timed, with the seconds.
+    """
+    model = build_classifier(
+        next(one for one in experiment.sizes if one.name == timing.size),
+        vocabulary=timing.vocabulary,
+        positions=experiment.pretraining.sequence_length,
+        labels=timing.labels,
+        dropout=0.0,
+    )
+    length = experiment.finetuning.sequence_length
+    rng = np.random.default_rng(0)
+
+    def step(rows: int) -> None:
+        shape = (rows, length)
+        inputs = {
+            "token_ids": rng.integers(timing.vocabulary, size=shape, dtype=np.int32),
+            "segment_ids": np.zeros(shape, np.int32),
+            "padding_mask": np.ones(shape, np.int32),
+        }
+        predict_probabilities(model, inputs, rows)
+
+    seconds = seconds_per_step(step, timing.rows)
+    keep_seconds(timing, seconds)
+    advance(1)
+    return f"timed {timing.size}: {seconds:.4g} s a batch of {timing.rows} instances"

@@ -1,0 +1,89 @@
+"""What BERT costs: parameters and floating-point operations, counted from its shape."""
+
+from __future__ import annotations
+
+from configs.schema import Size
+
+
+def encoder_parameters(size: Size, *, vocabulary: int, positions: int) -> int:
+    """Count the parameters of an encoder with its pooler.
+
+    Parameters
+    ----------
+    size : Size
+        Layers, hidden size and feed-forward width.
+    vocabulary, positions : int
+        Entries of the vocabulary, and the longest sequence.
+
+    Returns
+    -------
+    int
+        Embeddings of tokens, positions and two segments with their LayerNorm; in each layer
+        four projections, two LayerNorms and the feed-forward layer; and the pooler.
+    """
+    hidden, wide = size.hidden, size.feedforward
+    embeddings = (vocabulary + positions + 2 + 2) * hidden
+    attention = 4 * (hidden * hidden + hidden)
+    feedforward = 2 * hidden * wide + wide + hidden
+    layer = attention + feedforward + 4 * hidden
+    pooler = hidden * hidden + hidden
+    return embeddings + size.layers * layer + pooler
+
+
+def pretraining_parameters(size: Size, *, vocabulary: int, positions: int) -> int:
+    """Count the parameters of an encoder with its pretraining heads.
+
+    The masked-token head shares its matrix with the token embeddings; it adds a projection,
+    a LayerNorm and a bias for each entry. The next-sentence head has two outputs.
+    """
+    hidden = size.hidden
+    masked_token = hidden * hidden + 3 * hidden + vocabulary
+    next_sentence = 2 * hidden + 2
+    encoder = encoder_parameters(size, vocabulary=vocabulary, positions=positions)
+    return encoder + masked_token + next_sentence
+
+
+def encoder_operations(size: Size, *, rows: int, length: int) -> float:
+    """Count the floating-point operations of matrix products in one forward pass.
+
+    Parameters
+    ----------
+    size : Size
+        The architecture.
+    rows, length : int
+        Sequences, and tokens of each with their padding.
+
+    Returns
+    -------
+    float
+        Two for each multiplication: projections and feed-forward layers
+        `2 (4 h^2 + 2 h w)` a token and layer, attention `4 h length` a token and layer, the
+        pooler `2 h^2` a row.
+    """
+    hidden, wide = size.hidden, size.feedforward
+    token = size.layers * (2 * (4 * hidden * hidden + 2 * hidden * wide) + 4 * hidden * length)
+    return float(rows) * (length * token + 2 * hidden * hidden)
+
+
+def pretraining_operations(
+    size: Size, *, rows: int, length: int, predictions: int, vocabulary: int
+) -> float:
+    """Count the floating-point operations of one training step.
+
+    Parameters
+    ----------
+    size : Size
+        The architecture.
+    rows, length, predictions : int
+        Sequences of the batch, tokens of each, and masked tokens predicted in each.
+    vocabulary : int
+        Entries of the vocabulary.
+
+    Returns
+    -------
+    float
+        Three times those of the forward pass: the backward pass takes a product for the
+        gradient of either factor. The optimizer's are left out.
+    """
+    head = 2.0 * rows * predictions * (size.hidden * size.hidden + size.hidden * vocabulary)
+    return 3.0 * (encoder_operations(size, rows=rows, length=length) + head)
