@@ -19,7 +19,7 @@ from analysis.decay import LARGEST_EXACT, half_differences
 from analysis.multibootstrap import weights_of
 from analysis.multisets import every_multiset, resampled_multisets
 
-BLOCK_INSTANCES = 2**17
+BLOCK_INSTANCES = 2**16
 """Instances whose resamples are held at once."""
 
 LARGEST_CODE = 2**63

@@ -17,7 +17,6 @@ import math
 import os
 import re
 import shutil
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -173,8 +172,8 @@ def read_release(directory: Path | str) -> Release:
     Raises
     ------
     InputError
-        If a file is missing or unreadable, an instance lacks its guid or label, a guid occurs
-        twice, a label is unknown, or a ``.tsv`` file has a name that names no run.
+        If a file is missing or unreadable, an instance lacks its guid, ``text_a`` or label, a guid
+        occurs twice, a label is unknown, or a ``.tsv`` file has a name that names no run.
     """
     directory = Path(directory)
     if not directory.is_dir():
@@ -233,8 +232,8 @@ def parse_instances(path: Path, items: list[Any], labels: list[str]) -> pd.DataF
     Raises
     ------
     InputError
-        If an instance is no dict or lacks its guid or label, a guid occurs twice, a text is none,
-        or a label is unknown; names the instance.
+        If an instance is no dict or lacks its guid, ``text_a`` or label, a guid occurs twice, a
+        text is none, or a label is unknown; names the instance.
     """
 
     def refuse_first(bad: Iterable[bool], fault: str) -> None:
@@ -253,11 +252,14 @@ def parse_instances(path: Path, items: list[Any], labels: list[str]) -> pd.DataF
             (not isinstance(value, str) or not value for value in columns[field]),
             f": {field!r} is missing or no text; add it",
         )
-    for field in ("text_a", "text_b"):
-        refuse_first(
-            (not isinstance(value, str | None) for value in columns[field]),
-            f": {field!r} is no text; make it text or null",
-        )
+    refuse_first(
+        (not isinstance(value, str) for value in columns["text_a"]),
+        ": 'text_a' is missing or no text; add it",
+    )
+    refuse_first(
+        (not isinstance(value, str | None) for value in columns["text_b"]),
+        ": 'text_b' is no text; make it text or null",
+    )
     known = set(labels) | ({NON_ENTAILMENT} if ENTAILMENT in labels else set())
     unknown = next((label for label in columns["label"] if label not in known), None)
     if unknown is not None:
@@ -267,8 +269,13 @@ def parse_instances(path: Path, items: list[Any], labels: list[str]) -> pd.DataF
             " there",
         )
     if len(set(columns["guid"])) < len(items):
-        guid, count = Counter(columns["guid"]).most_common(1)[0]
-        raise InputError(f"{path}: guid {guid!r} occurs {count} times; give each instance its own")
+        first: dict[str, int] = {}
+        for row, guid in enumerate(columns["guid"]):
+            if first.setdefault(guid, row) < row:
+                raise InputError(
+                    f"{path}: predict[{first[guid]}] and predict[{row}] have the same guid"
+                    f" {guid!r}; give each instance its own"
+                )
     instances = pd.DataFrame(
         {name: pd.Series(values, dtype=object) for name, values in columns.items()}
     )
@@ -583,7 +590,10 @@ def export_release(
     path, directory = Path(path), Path(directory)
     dataset = open_store(path)
     if "probability" not in dataset:
-        raise InputError(f"{path}: has no probabilities; import it again with them")
+        raise InputError(
+            f"{path}: has no probabilities of all labels, which a release consists of; import the"
+            " .tsv files without --probability-dtype none"
+        )
     if directory.exists():
         raise InputError(f"{directory}: already exists; remove it or choose another --out")
     labels = [str(label) for label in dataset["label"].values]

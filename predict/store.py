@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import itertools
 import json
 import shutil
 import threading
@@ -57,6 +58,14 @@ BOOLEAN_CODEC = BloscCodec(cname="zstd", clevel=1, shuffle="bitshuffle")
 PROBABILITY_CODEC = BloscCodec(cname="lz4", clevel=5, shuffle="bitshuffle")
 
 ROW_SUM_TOLERANCE = 1e-3
+
+WRITTEN_WHOLE = "written_whole"
+"""Attribute of a store whose finished runs have all their chunks as files: shapes by variable.
+
+Zarr reads a chunk without a file as all wrong. Stores of others, and those that this project wrote
+before, leave out the files of such chunks, and a part of a store is copied without them: its shapes
+are others. There a lost file cannot be told from one that was never written.
+"""
 
 
 def instances_path(path: Path | str) -> Path:
@@ -228,7 +237,7 @@ def write_size(
         Its values without the dimension ``size``, or one value for all.
     """
     store = _open_for_writing(Path(path))
-    array = zarr.open_group(Path(path), mode="r+")[variable]
+    array = _with_empty_chunks(zarr.open_group(Path(path), mode="r+")[variable])
     s = store.sizes.index(size)
     if variable == "finished":
         array[s] = values
@@ -438,7 +447,8 @@ def open_store(path: Path | str) -> xr.Dataset:
     ------
     InputError
         If the store is missing, unreadable or not to the contract; names the variable, coordinate
-        or attribute at fault.
+        or attribute at fault. If the file of a chunk of a finished run is missing; names both
+        (`WRITTEN_WHOLE` says which stores can tell).
     """
     path = Path(path)
     dataset = _open_unchecked(path)
@@ -453,7 +463,49 @@ def open_store(path: Path | str) -> xr.Dataset:
             " store"
         ) from error
     _check_attributes(path, dataset)
+    _check_chunks(path, dataset)
     return dataset
+
+
+def _check_chunks(path: Path, dataset: xr.Dataset) -> None:
+    """Refuse a store that has lost a chunk of a finished run; Zarr would read it as all wrong."""
+    whole = json.loads(dataset.attrs.get(WRITTEN_WHOLE, "{}"))
+    group = zarr.open_group(path, mode="r")
+    finished = dataset["finished"].values
+    with_ensemble = finished[:, :, :, -1].all(axis=2)
+    for name, dims in DIMENSIONS.items():
+        if (
+            name == "finished"
+            or name not in dataset
+            or whole.get(name) != list(dataset[name].shape)
+        ):
+            continue
+        metadata = group[name].metadata
+        grid = metadata.chunk_grid.chunk_shape
+        per_run = {dim: number for number, dim in enumerate(dims) if dim in RUN}
+        others = [
+            range(1 if dim in RUN else -(-length // step))
+            for dim, length, step in zip(dims, dataset[name].shape, grid, strict=True)
+        ]
+        known = with_ensemble if name == "ensemble_correct" else finished
+        for position in np.argwhere(known).tolist():
+            at = dict(zip(per_run, position, strict=True))
+            for rest in itertools.product(*others):
+                chunk = tuple(
+                    at[dim] // step if dim in at else number
+                    for dim, step, number in zip(dims, grid, rest, strict=True)
+                )
+                file = path / name / metadata.encode_chunk_key(chunk)
+                if not file.exists():
+                    values = {dim: dataset[dim].values[k] for dim, k in at.items()}
+                    run = ", ".join(
+                        f"{dim} {value:.6g}" if dim == "epoch" else f"{dim} {value}"
+                        for dim, value in values.items()
+                    )
+                    raise InputError(
+                        f"{file}: no such file, and it holds {name!r} of the finished run {run};"
+                        " restore it, or write the store again"
+                    )
 
 
 def _open_unchecked(path: Path) -> xr.Dataset:
@@ -643,11 +695,18 @@ def _cached_store(path: Path, inode: int, mtime_ns: int) -> _Store:
         epochs=dataset["epoch"].values.tolist(),
         labels=labels,
         gold=gold,
-        correct=group["correct"],
+        correct=_with_empty_chunks(group["correct"]),
         finished=group["finished"],
-        probability=group.get("probability"),
-        ensemble_correct=group.get("ensemble_correct"),
+        probability=_with_empty_chunks(group["probability"]) if "probability" in group else None,
+        ensemble_correct=(
+            _with_empty_chunks(group["ensemble_correct"]) if "ensemble_correct" in group else None
+        ),
     )
+
+
+def _with_empty_chunks(array: zarr.Array) -> zarr.Array:
+    """Have a chunk written even if all predictions in it are wrong, so that a lost one is told."""
+    return array.with_config({"write_empty_chunks": True})
 
 
 def _write_ensemble(store: _Store, s: int, p: int) -> None:
@@ -760,6 +819,7 @@ def _write_empty(
     empty = empty.assign_attrs(
         **_configuration_attributes(configuration),
         versions=canonical_json({**libraries, **(versions or {})}),
+        **{WRITTEN_WHOLE: canonical_json({name: _shape(empty, name) for name in variables})},
     )
     block = min(empty.sizes["instance"], INSTANCES_PER_CHUNK)
     chunks = {"instance": block, "label": empty.sizes["label"]}
@@ -773,7 +833,7 @@ def _write_empty(
         codec = PROBABILITY_CODEC if is_probability else BOOLEAN_CODEC
         group.create_array(
             name,
-            shape=tuple(empty.sizes[dim] for dim in dims),
+            shape=_shape(empty, name),
             chunks=tuple(chunks.get(dim, 1) for dim in dims),
             dtype=variables[name],
             fill_value=0.0 if is_probability else False,
@@ -781,6 +841,10 @@ def _write_empty(
             dimension_names=dims,
         )
     _consolidate(path)
+
+
+def _shape(dataset: xr.Dataset, name: str) -> tuple[int, ...]:
+    return tuple(dataset.sizes[dim] for dim in DIMENSIONS[name])
 
 
 def _refuse_other_store(

@@ -204,6 +204,8 @@ BAD_RELEASES: list[tuple[str, Callable[[Path], object], tuple[str, ...]]] = [
     ("no label", edit(lambda d: d["predict"][7].pop("label")), ("predict[7]", "'label'")),
     ("odd item", edit(lambda d: d["predict"].insert(4, "text")), ("predict[4]",)),
     ("odd text", edit(lambda d: d["predict"][2].update(text_a=5)), ("predict[2]", "'text_a'")),
+    ("no text", edit(lambda d: d["predict"][2].pop("text_a")), ("predict[2]", "'text_a'")),
+    ("odd second", edit(lambda d: d["predict"][2].update(text_b=5)), ("predict[2]", "'text_b'")),
     (
         "unknown label",
         edit(lambda d: d["predict"][29].update(label="maybe")),
@@ -217,7 +219,7 @@ BAD_RELEASES: list[tuple[str, Callable[[Path], object], tuple[str, ...]]] = [
     (
         "duplicate guid",
         edit(lambda d: d["predict"][9].update(guid="dev_matched-3")),
-        ("data.json", "'dev_matched-3'"),
+        ("data.json", "predict[3] and predict[9]", "'dev_matched-3'"),
     ),
     ("no split", edit(lambda d: d["predict"][9].update(guid="nine")), ("data.json", "'nine'")),
     (
@@ -393,7 +395,11 @@ def test_a_store_that_cannot_be_exported(tmp_path: Path) -> None:
     run("import-release", source, "--out", bare, "--probability-dtype", "none")
     run("import-release", source, "--out", store)
     before = tree(tmp_path)
-    assert_one_line(run("export-release", bare, "--out", tmp_path / "x"), "no probabilities")
+    assert_one_line(
+        run("export-release", bare, "--out", tmp_path / "x"),
+        "no probabilities",
+        "--probability-dtype none",
+    )
     assert_one_line(run("export-release", store, "--out", source), "already exists")
     assert_one_line(run("export-release", tmp_path / "none.zarr", "--out", tmp_path / "x"), "none")
     assert tree(tmp_path) == before

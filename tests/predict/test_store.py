@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import multiprocessing
 import shutil
 import subprocess
@@ -12,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
+import zarr
 
 import predict.store as store_module
 from configs.errors import InputError
@@ -469,3 +471,56 @@ def test_what_is_no_store_is_refused(tmp_path: Path) -> None:
         assert "\n" not in caught.value.message
     with pytest.raises(InputError, match="missing"):
         finished_runs(tmp_path / "missing.zarr")
+
+
+def all_wrong(path: Path, **changed: Any) -> None:
+    """Write a store of one size whose runs are wrong on every instance."""
+    rows = instances().assign(label="neutral")
+    create_store(path, **arguments(sizes=["base"], epochs=[3.0, 4.0], instances=rows, **changed))
+    wrong = np.tile([0.9, 0.1, 0.0], (len(rows), 1))
+    for p, f, e in itertools.product([1, 2], [1, 2, 3], [3.0, 4.0]):
+        run: dict[str, Any] = {"pretrain_seed": p, "finetune_seed": f, "epoch": e}
+        write_run(path, size="base", **run, probability=wrong)
+    for p in (1, 2):
+        # Seed 2 stays without its last epoch.
+        runs = [(f, e) for f in (1, 2, 3) for e in (3.0, 4.0)[: 3 - p]]
+        finish_runs(path, size="base", pretrain_seed=p, runs=runs)
+
+
+@pytest.mark.parametrize(
+    ("chunk", "named"),
+    [
+        ("correct/c/0/0/1/2/0", "pretrain_seed 2, finetune_seed 3, epoch 3;"),
+        ("probability/c/0/0/0/0/1/0", "pretrain_seed 1, finetune_seed 1, epoch 4;"),
+        ("ensemble_correct/c/0/0/0", "size base, pretrain_seed 1;"),
+    ],
+)
+def test_a_lost_chunk_of_a_finished_run_is_named(tmp_path: Path, chunk: str, named: str) -> None:
+    path = tmp_path / "mnli.zarr"
+    all_wrong(path)
+    assert not open_store(path)["correct"].values.any()
+    (path / chunk).unlink()
+    with pytest.raises(InputError) as caught:
+        open_store(path)
+    assert str(path / chunk) in caught.value.message
+    assert named in caught.value.message
+
+
+def test_what_no_finished_run_needs_may_be_missing(tmp_path: Path) -> None:
+    path = tmp_path / "mnli.zarr"
+    all_wrong(path)
+    (path / "correct/c/0/0/1/2/1").unlink()
+    assert not (path / "ensemble_correct/c/0/0/1").exists()
+    open_store(path)
+
+
+def test_stores_without_the_files_of_empty_chunks_are_read(tmp_path: Path) -> None:
+    path, part = tmp_path / "mnli.zarr", tmp_path / "part.zarr"
+    all_wrong(path, probability_dtype=None)
+    # xarray leaves out the files of chunks that are all wrong.
+    open_store(path).isel(pretrain_seed=[0]).to_zarr(part, consolidated=False)
+    assert not (part / "correct/c").exists()
+    assert open_store(part)["finished"].values.all()
+    del zarr.open_group(path, mode="r+", use_consolidated=False).attrs["written_whole"]
+    (path / "correct/c/0/0/0/0/0").unlink()
+    open_store(path)
