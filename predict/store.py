@@ -60,11 +60,12 @@ PROBABILITY_CODEC = BloscCodec(cname="lz4", clevel=5, shuffle="bitshuffle")
 ROW_SUM_TOLERANCE = 1e-3
 
 WRITTEN_WHOLE = "written_whole"
-"""Attribute of a store whose finished runs have all their chunks as files: shapes by variable.
+"""Attribute of a store whose finished runs have all their chunks as files.
 
-Zarr reads a chunk without a file as all wrong. Stores of others, and those that this project wrote
-before, leave out the files of such chunks, and a part of a store is copied without them: its shapes
-are others. There a lost file cannot be told from one that was never written.
+By variable, its shape and that of its chunks. Zarr reads a chunk without a file as all wrong.
+Stores of others, and those that this project wrote before, leave out the files of such chunks, and
+there a lost file cannot be told from one that was never written. So it is where other software has
+written a part of a store, or in other chunks: the attribute is then that of another array.
 """
 
 
@@ -474,14 +475,12 @@ def _check_chunks(path: Path, dataset: xr.Dataset) -> None:
     finished = dataset["finished"].values
     with_ensemble = finished[:, :, :, -1].all(axis=2)
     for name, dims in DIMENSIONS.items():
-        if (
-            name == "finished"
-            or name not in dataset
-            or whole.get(name) != list(dataset[name].shape)
-        ):
+        if name == "finished" or name not in dataset:
             continue
         metadata = group[name].metadata
         grid = metadata.chunk_grid.chunk_shape
+        if whole.get(name) != [list(metadata.shape), list(grid)]:
+            continue
         per_run = {dim: number for number, dim in enumerate(dims) if dim in RUN}
         others = [
             range(1 if dim in RUN else -(-length // step))
@@ -504,7 +503,8 @@ def _check_chunks(path: Path, dataset: xr.Dataset) -> None:
                     )
                     raise InputError(
                         f"{file}: no such file, and it holds {name!r} of the finished run {run};"
-                        " restore it, or write the store again"
+                        f" restore it, or write the store again (or remove {WRITTEN_WHOLE!r} from"
+                        " the attributes, if other software copied the store)"
                     )
 
 
@@ -819,32 +819,34 @@ def _write_empty(
     empty = empty.assign_attrs(
         **_configuration_attributes(configuration),
         versions=canonical_json({**libraries, **(versions or {})}),
-        **{WRITTEN_WHOLE: canonical_json({name: _shape(empty, name) for name in variables})},
     )
     block = min(empty.sizes["instance"], INSTANCES_PER_CHUNK)
-    chunks = {"instance": block, "label": empty.sizes["label"]}
+    steps = {"instance": block, "label": empty.sizes["label"]}
+    layout = {
+        name: (
+            tuple(empty.sizes[dim] for dim in dims),
+            tuple(steps.get(dim, 1) for dim in dims),
+        )
+        for name, dims in DIMENSIONS.items()
+        if name in variables
+    }
+    empty.attrs[WRITTEN_WHOLE] = canonical_json(layout)
     encoding = {name: {"chunks": (block,)} for name in ("guid", "split", "gold")}
     empty.to_zarr(path, mode="w-", zarr_format=3, consolidated=False, encoding=encoding)
     group = zarr.open_group(path, mode="r+")
-    for name, dims in DIMENSIONS.items():
-        if name not in variables:
-            continue
+    for name, (shape, chunks) in layout.items():
         is_probability = name in FLOATS
         codec = PROBABILITY_CODEC if is_probability else BOOLEAN_CODEC
         group.create_array(
             name,
-            shape=_shape(empty, name),
-            chunks=tuple(chunks.get(dim, 1) for dim in dims),
+            shape=shape,
+            chunks=chunks,
             dtype=variables[name],
             fill_value=0.0 if is_probability else False,
             compressors=None if name == "finished" else codec,
-            dimension_names=dims,
+            dimension_names=DIMENSIONS[name],
         )
     _consolidate(path)
-
-
-def _shape(dataset: xr.Dataset, name: str) -> tuple[int, ...]:
-    return tuple(dataset.sizes[dim] for dim in DIMENSIONS[name])
 
 
 def _refuse_other_store(
