@@ -208,6 +208,8 @@ def _open_google(index: Path) -> _Stored:
 
 
 def _read_safetensors(file: Path) -> Arrays:
+    # Teaches NumPy the type bfloat16; comes with TensorFlow.
+    import ml_dtypes  # noqa: F401
     from safetensors.numpy import load_file
 
     return dict(load_file(file))

@@ -153,7 +153,7 @@ def import_encoders(experiment: Experiment, settings: Checkpoints) -> None:
         if not (vocabulary.is_file() and encoder_file(output, size.name, seed).is_file())
     ]
     logger.info("pretraining: %d of %d checkpoints to import", len(missing), len(runs))
-    for size, seed in tqdm(missing, desc="importing", unit=" checkpoint"):
+    for size, seed in tqdm(missing, desc="importing", unit=" checkpoint", disable=not missing):
         checkpoint = settings.checkpoint(size.name, seed)
         found = read_checkpoint(checkpoint, size, settings)
         if not vocabulary.is_file():

@@ -42,23 +42,6 @@ def experiment_of(finished: Path) -> Experiment:
     return experiment.model_copy(update={"output": finished / experiment.output})
 
 
-def export(folder: Path, out: Path, *options: str) -> str:
-    """Run the command that a user runs, to its end."""
-    result = subprocess.run(
-        [
-            *(sys.executable, "-m", "scripts.export_checkpoint", "small.yaml", *options),
-            *("--size", "base", "--pretrain-seed", "2", "--out", str(out)),
-        ],
-        cwd=folder,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert result.returncode == 0, result.stderr
-    return result.stdout
-
-
 def instances(experiment: Experiment) -> dict[str, NDArray[np.int32]]:
     """Some of the task's tokenized instances."""
     evaluation = prepared_for(experiment, "inference").evaluation
@@ -80,8 +63,18 @@ def test_an_exported_encoder_says_the_same_in_transformers(finished: Path, tmp_p
     from transformers import AutoConfig, BertForPreTraining
 
     experiment = experiment_of(finished)
-    said = export(finished, tmp_path / "encoder")
-    assert "BertForPreTraining" in said
+    # As a user runs it.
+    options = f"small.yaml --size base --pretrain-seed 2 --out {tmp_path / 'encoder'}"
+    result = subprocess.run(
+        [sys.executable, "-m", "scripts.export_checkpoint", *options.split()],
+        cwd=finished,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    assert "BertForPreTraining" in result.stdout
     assert AutoConfig.from_pretrained(tmp_path / "encoder").max_position_embeddings == 24
     theirs, loading = BertForPreTraining.from_pretrained(
         tmp_path / "encoder", output_loading_info=True
@@ -115,15 +108,20 @@ def test_an_exported_encoder_says_the_same_in_transformers(finished: Path, tmp_p
 
 
 def test_an_exported_classifier_says_the_same_in_transformers(
-    finished: Path, tmp_path: Path
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import torch
     from transformers import AutoTokenizer, BertForSequenceClassification
 
     experiment = experiment_of(finished)
-    wanted = ("--task", "inference", "--finetune-seed", "1", "--epoch", "3")
-    said = export(finished, tmp_path / "classifier", *wanted)
-    assert "BertForSequenceClassification" in said
+    options = "--size base --pretrain-seed 2 --task inference --finetune-seed 1 --epoch 3"
+    with monkeypatch.context() as patch:
+        patch.chdir(finished)
+        result = CliRunner().invoke(
+            main, ["small.yaml", *options.split(), "--out", str(tmp_path / "classifier")]
+        )
+    assert result.exit_code == 0, result.output
+    assert "BertForSequenceClassification" in result.output
     theirs, loading = BertForSequenceClassification.from_pretrained(
         tmp_path / "classifier", output_loading_info=True
     )

@@ -184,6 +184,18 @@ def test_an_encoder_alone_is_imported_without_heads(tmp_path: Path) -> None:
         assert (array == whole.weights[name]).all()
 
 
+def test_weights_of_half_the_bits_are_imported_as_they_are(tmp_path: Path) -> None:
+    import torch
+
+    for bits in (torch.bfloat16, torch.float16):
+        model = peer_model().to(bits)
+        write_hugging_face(tmp_path / str(bits), model)
+        found = read_checkpoint(str(tmp_path / str(bits)), SIZE, settings(tmp_path))
+        kernel = model.bert.pooler.dense.weight.detach().float().numpy()
+        assert found.weights["pooled_dense/kernel"].dtype == np.float32
+        assert (found.weights["pooled_dense/kernel"] == kernel.T).all()
+
+
 def test_the_vocabulary_may_be_in_the_tokenizer_that_transformers_writes(tmp_path: Path) -> None:
     from transformers import BertTokenizer
 
