@@ -220,7 +220,12 @@ def test_published_checkpoints_are_finetuned_as_the_papers_models_are() -> None:
     )
     for one in (multiberts, references):
         assert one.tasks == paper.tasks
-        assert one.finetuning == paper.finetuning
+        # There is one of each reference to search with.
+        found, expected = one.finetuning.model_dump(), paper.finetuning.model_dump()
+        if one is references:
+            assert found["search"].pop("pretraining_seeds") == 1
+            del expected["search"]["pretraining_seeds"]
+        assert found == expected
         assert one.corpus is None
         assert set(one.sizes) <= set(paper.sizes)
         assert one.lowercase and one.gelu == "tanh"
