@@ -4,7 +4,7 @@
 #   .venv-analysis  the analysis alone: no TensorFlow, no Keras
 PYTHON ?= python3
 CONFIG ?= configs/paper.yaml
-PREDICTIONS ?= runs/pocket/predictions/inference.zarr
+PREDICTIONS ?= $(addprefix runs/pocket/predictions/,inference.zarr habitat.zarr)
 OUT ?= out
 LIMIT_HOURS ?= 72
 

@@ -274,15 +274,16 @@ def _headlines(task: TaskPredictions, compared: Comparisons) -> list[str]:
         where = f"{task.task}, {split}"
         if accuracies:
             lines.append(f"{where}: accuracy {', '.join(accuracies)}")
+        bounds = []
         for predictions in ("runs", "ensembles"):
             pair = compared.extremes(split, predictions)
             if pair is not None and pair.curves is not None:
+                where_to = f"from {pair.s1} to {pair.s2}"
                 decay = decay_bound(pair.curves).bound
                 improvement = decay_bound(pair.curves.exchanged()).bound
-                lines.append(
-                    f"{where}: from {pair.s1} to {pair.s2} at least {decay:.2%} of instances decay "
-                    f"and {improvement:.2%} improve ({predictions})"
-                )
+                bounds.append(f"{decay:.2%} decay and {improvement:.2%} improve ({predictions})")
+        if bounds:
+            lines.append(f"{where}: {where_to} at least {', '.join(bounds)}")
     return lines
 
 

@@ -81,8 +81,8 @@ class World(Strict):
     evaluation: PositiveInt = 2000
     wrong_labels: Share = 0.04
     hans: PositiveInt = 600
-    habitat_train: PositiveInt = 600
-    habitat_evaluation: PositiveInt = 150
+    habitat_train: PositiveInt = 500
+    habitat_evaluation: PositiveInt = 125
 
 
 class Source(Strict):

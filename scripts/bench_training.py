@@ -9,6 +9,7 @@ import os
 import shutil
 import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import click
 import numpy as np
 import pandas as pd
 import xarray as xr
+from numpy.typing import NDArray
 
 from configs.schema import Experiment, load_experiment
 from predict.store import instances_path
@@ -128,8 +130,10 @@ def measure_throughput(
     return Throughput(size_name, *(float(np.median(rates)) for rates in zip(*pairs, strict=True)))
 
 
-def accuracy_from_random_weights(experiment: Experiment, task_name: str, size_name: str) -> float:
-    """Mean accuracy of one size finetuned from random instead of pretrained weights.
+def accuracy_from_random_weights(
+    experiment: Experiment, task_name: str, size_name: str
+) -> NDArray[np.float64]:
+    """Instance accuracy of one size finetuned from random instead of pretrained weights.
 
     Everything else is as in the experiment: instances, seeds, steps, learning rate; the
     encoder starts from what pretraining starts from.
@@ -139,12 +143,12 @@ def accuracy_from_random_weights(experiment: Experiment, task_name: str, size_na
     experiment : Experiment
         An experiment that is finetuned.
     task_name, size_name : str
-        Which task and size.
+        Which task, without folds, and which size.
 
     Returns
     -------
-    float
-        Mean over all pretraining and finetuning seeds and instances.
+    float array [instance]
+        Means over all pretraining and finetuning seeds.
     """
     from tqdm import tqdm
 
@@ -185,8 +189,8 @@ def accuracy_from_random_weights(experiment: Experiment, task_name: str, size_na
         finally:
             shutil.rmtree(folder)
         probability = predict_probabilities(engine.model, inputs, experiment.prediction.batch_size)
-        accuracies.append(float(correctness(probability, gold, task.labels).mean()))
-    return float(np.mean(accuracies))
+        accuracies.append(correctness(probability, gold, task.labels))
+    return np.mean(accuracies, axis=0)
 
 
 def run_pocket(experiment: Experiment) -> dict[str, float]:
@@ -225,26 +229,39 @@ def main(steps: int, rounds: int) -> None:
         ratio = result.engine / result.fit
         click.echo(f"  {size.name:8} {result.engine:7.1f} {result.fit:7.1f}   ratio {ratio:.2f}")
 
-    task = experiment.tasks[0].name
+    first = experiment.tasks[0].name
+    large = experiment.sizes[-1].name
+    from_random = {first: accuracy_from_random_weights(experiment, first, large)}
+    for task in experiment.tasks:
+        for line in _compare_sizes(experiment, task.name, from_random.get(task.name)):
+            click.echo(line)
+
+
+def _compare_sizes(
+    experiment: Experiment, task: str, from_random: NDArray[np.float64] | None
+) -> Iterator[str]:
+    """State the accuracies of the sizes, and the share of wrong labels where accuracy is lost."""
     path = experiment.output / "predictions" / f"{task}.zarr"
     with xr.open_zarr(path) as store:
         runs = ["pretrain_seed", "finetune_seed"]
         instance_accuracy = store["correct"].isel(epoch=-1).mean(runs).values
-    accuracy = instance_accuracy.mean(axis=1)
+    instances = pd.read_parquet(instances_path(path))
     small, large = experiment.sizes[0].name, experiment.sizes[-1].name
-    random = accuracy_from_random_weights(experiment, task, large)
-    click.echo(f"\nAccuracy on {task}")
-    click.echo(f"  {large:8} {accuracy[-1]:.3f}")
-    click.echo(f"  {small:8} {accuracy[0]:.3f}   difference {accuracy[-1] - accuracy[0]:.3f}")
     difference = instance_accuracy[-1] - instance_accuracy[0]
-    wrong = pd.read_parquet(instances_path(path))["wrong_label"].to_numpy() == "yes"
-    decaying = difference <= DECAYING
-    gain = accuracy[-1] - random
-    click.echo(f"  {large:8} {random:.3f} from random weights, difference {gain:.3f}")
-    click.echo(
-        f"\nWrong labels: {wrong[decaying].mean():.1%} of the {decaying.sum()} instances that lose "
-        f"{-DECAYING:g} or more from {small} to {large}, {wrong.mean():.1%} of all"
-    )
+    is_wrong = (instances["wrong_label"] == "yes").to_numpy()
+    for split in instances["split"].unique():
+        kept = (instances["split"] == split).to_numpy()
+        yield f"\n{task}, {split}"
+        for size, accuracy in zip(experiment.sizes, instance_accuracy, strict=True):
+            yield f"  accuracy of {size.name:8} {accuracy[kept].mean():.3f}"
+        if from_random is not None:
+            yield f"  accuracy of {large:8} {from_random[kept].mean():.3f} from random weights"
+        lost, wrong = difference[kept] <= DECAYING, is_wrong[kept]
+        if wrong.any() and lost.any():
+            yield (
+                f"  wrong labels: {wrong[lost].mean():.1%} of the {lost.sum()} instances that lose "
+                f"{-DECAYING:g} or more from {small} to {large}, {wrong.mean():.1%} of all"
+            )
 
 
 if __name__ == "__main__":

@@ -175,7 +175,7 @@ def test_what_is_no_experiment_is_refused(
     assert "\n" not in caught.value.message
 
 
-def test_pocket_is_five_sizes_on_embedded_data() -> None:
+def test_pocket_is_the_pipeline_of_the_paper_on_embedded_data() -> None:
     pocket = load_experiment(REPOSITORY / "configs" / "pocket.yaml")
     assert len(pocket.sizes) == 5
     assert pocket.pretraining.seeds >= 6
@@ -183,6 +183,14 @@ def test_pocket_is_five_sizes_on_embedded_data() -> None:
     assert {source.path for source in pocket.sources()} == {"world"}
     assert pocket.world is not None
     assert pocket.world.wrong_labels == 0.04
+    # Whatever the paper's experiment asks of a stage, the pocket one does.
+    assert len(pocket.tasks) >= 2
+    assert {task.folds for task in pocket.tasks} == {None, 5}
+    assert any(task.remove_duplicates for task in pocket.tasks)
+    assert len(pocket.finetuning.checkpoints) > 1
+    search = pocket.finetuning.search
+    assert search is not None
+    assert min(len(search.batch_sizes), len(search.learning_rates)) > 1
     parameters = [size.layers * size.hidden**2 for size in pocket.sizes]
     assert parameters == sorted(parameters)
 
