@@ -28,8 +28,9 @@ from analysis.layout import to_latex, to_markdown
 from analysis.output import FIGURES, REPORT, TABLES, AnalysisFolder, identity
 from analysis.reading import TaskPredictions, read_task
 from analysis.report import render_report
+from analysis.resampling import Bootstrap
 from analysis.tables import Choices, Table, all_tables, reference_accuracy_table
-from analysis.uncertainty import Bootstrap, add_uncertainty
+from analysis.uncertainty import add_uncertainty
 from configs.errors import InputError
 from predict.store import instances_path, open_store
 
@@ -144,7 +145,14 @@ def analyze(
     if not opened and annotations is not None:
         of_what = [{"annotations": annotations_digest(annotations)}]
     folder = AnalysisFolder(out, of_what)
-    tasks = _read(opened, splits)
+    clusters = None
+    if replicates and (resample_instances or cluster is not None):
+        clusters = {
+            str(store.attrs["task"]): _clusters(path, store, splits, cluster)
+            for path, store in reversed(opened)
+        }
+    bootstrap = Bootstrap(replicates, seed, clusters)
+    tasks = _read(opened, splits, bootstrap)
     comparisons = [compare_sizes(task, split_seed) for task in tasks]
     choices = Choices(
         triplets=tuple(_triplet(text, tasks) for text in triplets),
@@ -153,14 +161,10 @@ def analyze(
         annotations=annotated,
         references=_read_references(references),
     )
-    clusters = None
-    if replicates and (resample_instances or cluster is not None):
-        clusters = {task.task: _clusters(opened, task, cluster) for task in tasks}
     tables = all_tables(tasks, comparisons, choices)
     with tqdm(
         total=sum(len(task.splits) for task in tasks), desc="bootstrap", unit="split", disable=None
     ) as bar:
-        bootstrap = Bootstrap(replicates, seed, clusters)
         tables = add_uncertainty(tables, tasks, comparisons, bootstrap, bar.update)
     if choices.references:
         # Once more, as the accuracies now have intervals.
@@ -200,11 +204,14 @@ def _read_references(paths: Sequence[Path]) -> tuple[TaskPredictions, ...]:
     stores: list[Path] = []
     for path in paths:
         stores += _of_experiment(path, None)[0] if path.suffix in (".yaml", ".yml") else [path]
-    return tuple(_read([(path, open_store(path)) for path in stores], (), "references, "))
+    return tuple(_read([(path, open_store(path)) for path in stores], (), whose="references, "))
 
 
 def _read(
-    opened: Sequence[tuple[Path, xr.Dataset]], splits: Sequence[str], whose: str = ""
+    opened: Sequence[tuple[Path, xr.Dataset]],
+    splits: Sequence[str],
+    bootstrap: Bootstrap | None = None,
+    whose: str = "",
 ) -> list[TaskPredictions]:
     by_task: dict[str, list[tuple[Path, xr.Dataset]]] = {}
     for path, store in opened:
@@ -216,7 +223,7 @@ def _read(
         with tqdm(
             total=total, desc=f"reading {name}", unit=" instances", unit_scale=True, disable=None
         ) as bar:
-            task = read_task(stores, splits, bar.update)
+            task = read_task(stores, splits, bar.update, bootstrap)
         tasks.append(task)
         seeds = [len(seeds) for seeds in task.runs.seeds]
         click.echo(
@@ -229,11 +236,12 @@ def _read(
 
 
 def _clusters(
-    opened: Sequence[tuple[Path, xr.Dataset]], task: TaskPredictions, column: str | None
+    path: Path, store: xr.Dataset, splits: Sequence[str], column: str | None
 ) -> NDArray[np.int64]:
     """Assign the kept instances to groups that agree in a column of the texts."""
-    path, store = next(item for item in opened if item[1].attrs["task"] == task.task)
-    kept = np.flatnonzero(np.isin(store["split"].values.astype(object), task.splits))
+    kept = np.arange(store.sizes["instance"])
+    if splits:
+        kept = np.flatnonzero(np.isin(store["split"].values.astype(object), list(splits)))
     if column is None:
         return np.arange(len(kept))
     texts = instances_path(path)

@@ -59,6 +59,25 @@ def assignments(seeds: int) -> list[tuple[NDArray[np.int64], ...]]:
     return found
 
 
+def spaced_assignments(seeds: int) -> list[tuple[NDArray[np.int64], ...]]:
+    """Choose six of the `assignments`: three a third of the circle apart, in both directions.
+
+    Every seed takes every role, twice where the seeds are a multiple of three.
+
+    Parameters
+    ----------
+    seeds : int
+        Number of pretraining seeds of s2, at least 3.
+
+    Returns
+    -------
+    list of tuple of three ndarray of int64
+    """
+    every = assignments(seeds)
+    turns = [round(arc * seeds / ROLES) for arc in range(ROLES)]
+    return [every[start + turn] for start in (0, seeds) for turn in turns]
+
+
 def cross_fitted_momentum(correct: Sequence[NDArray[np.integer]], runs: int) -> CrossFittedMomentum:
     """Correlate successive differences with independent errors in Acc[s2].
 

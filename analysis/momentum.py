@@ -98,6 +98,7 @@ def correlate_by_bucket(
     second: NDArray[np.int64],
     bucket: NDArray[np.int64],
     buckets: int,
+    often: NDArray[np.float64] | None = None,
 ) -> Momentum:
     """Correlate two integer variables inside each bucket.
 
@@ -108,19 +109,35 @@ def correlate_by_bucket(
         0..`buckets` - 1.
     buckets : int
         Number of buckets.
+    often : ndarray of float64, shape [instance], optional
+        Whole numbers: how many copies of each instance there are; one if absent.
 
     Returns
     -------
     Momentum
         With `buckets` elements.
     """
-    instances = np.bincount(bucket, minlength=buckets)
-    ranks = [_twice_centred_ranks(values, bucket, buckets) for values in (first, second)]
-    return Momentum(
-        instances=instances,
-        pearson=_correlation(first, second, bucket, instances),
-        spearman=_correlation(ranks[0], ranks[1], bucket, instances),
-    )
+    if not len(bucket):
+        nothing = np.full(buckets, np.nan)
+        return Momentum(np.zeros(buckets, dtype=np.int64), nothing, nothing)
+    one = _Tabulated.of(first, bucket, buckets, often)
+    other = _Tabulated.of(second, bucket, buckets, often)
+    defined = (one.instances >= FEWEST) & ~one.constant & ~other.constant
+    results = []
+    for x, y, x_squares, y_squares in (
+        (one.value, other.value, one.value_squares, other.value_squares),
+        (one.rank, other.rank, one.rank_squares, other.rank_squares),
+    ):
+        products = x * y
+        if often is not None:
+            products *= often
+        sums = np.bincount(bucket, products, buckets)
+        correlation = np.full(buckets, np.nan)
+        scale = np.sqrt(x_squares[defined]) * np.sqrt(y_squares[defined])
+        # Rounding can put a perfect correlation a unit in the last place beyond 1.
+        correlation[defined] = np.clip(sums[defined] / scale, -1.0, 1.0)
+        results.append(correlation)
+    return Momentum(one.instances, *results)
 
 
 def triplets(sizes: Sequence[str]) -> tuple[tuple[str, str, str], ...]:
@@ -145,48 +162,55 @@ def triplets(sizes: Sequence[str]) -> tuple[tuple[str, str, str], ...]:
     return tuple(dict.fromkeys([*consecutive, ends]))
 
 
-def _correlation(
-    first: NDArray[np.int64],
-    second: NDArray[np.int64],
-    bucket: NDArray[np.int64],
-    instances: NDArray[np.int64],
-) -> NDArray[np.float64]:
-    """Pearson correlation of two integer variables in each bucket."""
-    buckets = len(instances)
-    total = np.maximum(instances, 1)
-    deviations = []
-    constant = np.zeros(buckets, dtype=bool)
-    for values in (first, second):
-        mean = np.bincount(bucket, weights=values, minlength=buckets) / total
-        deviations.append(values - mean[bucket])
-        # Any one value of each bucket, against which the others are compared exactly.
-        one = np.zeros(buckets, dtype=values.dtype)
-        one[bucket] = values
-        constant |= np.bincount(bucket, weights=values != one[bucket], minlength=buckets) == 0
-    a, b = deviations
-    defined = (instances >= FEWEST) & ~constant
-    products = [
-        np.bincount(bucket, weights=x * y, minlength=buckets)[defined]
-        for x, y in ((a, b), (a, a), (b, b))
-    ]
-    correlation = np.full(buckets, np.nan)
-    # Rounding can put a perfect correlation a unit in the last place beyond 1.
-    exact = products[0] / (np.sqrt(products[1]) * np.sqrt(products[2]))
-    correlation[defined] = np.clip(exact, -1.0, 1.0)
-    return correlation
+@dataclass(frozen=True)
+class _Tabulated:
+    """An integer variable counted by bucket and value, so that sums need no pass over instances.
 
+    Attributes
+    ----------
+    value, rank : ndarray of float64, shape [instance]
+        The variable, and its doubled rank within the bucket, where ties share the mean rank; both
+        less their mean over the bucket.
+    value_squares, rank_squares : ndarray of float64, shape [bucket]
+        Sums of their squares.
+    instances : ndarray of int64, shape [bucket]
+    constant : ndarray of bool, shape [bucket]
+        Whether the bucket has one value at most.
+    """
 
-def _twice_centred_ranks(
-    values: NDArray[np.int64], bucket: NDArray[np.int64], buckets: int
-) -> NDArray[np.int64]:
-    """Rank within each bucket, ties sharing the mean rank; doubled, less its mean, an integer."""
-    if not len(values):
-        return values
-    lowest = int(values.min())
-    width = int(values.max()) - lowest + 1
-    cell = bucket * width + (values - lowest)
-    tied = np.bincount(cell, minlength=buckets * width).reshape(buckets, width)
-    upto = np.cumsum(tied, axis=1)
-    # The doubled mean rank is 2 upto - tied + 1, and its mean over the bucket is instances + 1.
-    centred = 2 * upto - tied - upto[:, -1:]
-    return centred.ravel()[cell]
+    value: NDArray[np.float64]
+    rank: NDArray[np.float64]
+    value_squares: NDArray[np.float64]
+    rank_squares: NDArray[np.float64]
+    instances: NDArray[np.int64]
+    constant: NDArray[np.bool_]
+
+    @classmethod
+    def of(
+        cls,
+        values: NDArray[np.int64],
+        bucket: NDArray[np.int64],
+        buckets: int,
+        often: NDArray[np.float64] | None,
+    ) -> _Tabulated:
+        """Count the values."""
+        lowest = int(values.min())
+        width = int(values.max()) - lowest + 1
+        cell = bucket * width
+        cell += values
+        cell -= lowest
+        tied = np.bincount(cell, often, buckets * width).reshape(buckets, width).astype(np.float64)
+        upto = np.cumsum(tied, axis=1)
+        total = upto[:, -1]
+        steps = np.arange(width, dtype=np.float64)
+        value = steps - (tied @ steps / np.maximum(total, 1.0))[:, None]
+        # The doubled mean rank is 2 upto - tied + 1, and its mean over the bucket is total + 1.
+        rank = 2.0 * upto - tied - total[:, None]
+        return cls(
+            value=value.ravel().take(cell),
+            rank=rank.ravel().take(cell),
+            value_squares=np.einsum("bw,bw,bw->b", tied, value, value),
+            rank_squares=np.einsum("bw,bw,bw->b", tied, rank, rank),
+            instances=total.astype(np.int64),
+            constant=tied.max(axis=1) == total,
+        )

@@ -7,6 +7,7 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,13 @@ import zarr
 from numpy.typing import NDArray
 
 from analysis.counts import Counts, count_dtype
-from analysis.seed_moments import SeedMoments
+from analysis.resampling import Bootstrap, Resampling
+from analysis.seed_moments import (
+    SeedMoments,
+    resampled_means,
+    resampled_sum_moments,
+    sum_moments,
+)
 from analysis.variance import (
     Decomposition,
     TreeSums,
@@ -51,7 +58,8 @@ class LossSums:
     variances : ndarray of float64, shape [split, level]
         Pretraining seeds, finetuning seeds and, where they are a level, checkpoints.
     moments : tuple of SeedMoments
-        For each split, what a resampling of the pretraining seeds needs.
+        For each split, what a resampling of the pretraining seeds needs; with a leading axis of
+        replicates where instances are resampled too.
     """
 
     bias2: NDArray[np.float64]
@@ -77,6 +85,9 @@ class TaskPredictions:
         Correct ensembles (0 or 1) of each pretraining seed; None where the store has none.
     run_correct : tuple of ndarray of int64, each of shape [split, seed, finetune_seed]
         For each size, the instances that each run has right.
+    resampled_accuracy : tuple of tuple of ndarray, each of shape [replicate, seed, finetune_seed]
+        For each size and split, the accuracy of each run on the instances of each replicate; empty
+        where instances are not resampled.
     losses : dict of (str, str, str) to LossSums
         By size, loss (``zero_one``, ``squared``) and checkpoints (``last``, ``all``). The 0/1
         loss at the last checkpoint is not here: it follows from `runs`.
@@ -95,6 +106,7 @@ class TaskPredictions:
     runs: Counts
     ensembles: Counts | None
     run_correct: tuple[NDArray[np.int64], ...]
+    resampled_accuracy: tuple[tuple[NDArray[np.float64], ...], ...]
     losses: dict[tuple[str, str, str], LossSums]
     binned: dict[tuple[str, str], BinnedVariances]
     epochs: tuple[float, ...]
@@ -111,17 +123,23 @@ class TaskPredictions:
 
 
 class _LossAccumulator:
-    """Sums of one loss by split and pretraining seed while the blocks of instances pass."""
+    """Sums of one loss by split and pretraining seed while the blocks of instances pass.
 
-    def __init__(self, splits: int, widths: tuple[int, ...]) -> None:
+    Where instances are to be resampled (`instances`, otherwise 0) the sums of each of them are
+    kept, in single precision, until the size is read: 4 bytes for each seed and level.
+    """
+
+    def __init__(self, splits: int, widths: tuple[int, ...], instances: int = 0) -> None:
         self.widths = widths
         self.instances = np.zeros(splits, dtype=np.int64)
         self.total = np.zeros((splits, widths[0]))
         self.squares = np.zeros((splits, len(widths), widths[0]))
         self.products = np.zeros((splits, widths[0], widths[0]))
+        self.each_total = np.empty((widths[0], instances), dtype=np.float32)
+        self.each_squares = np.empty((len(widths) - 1, widths[0], instances), dtype=np.float32)
 
-    def add(self, trees: Sequence[TreeSums], split: NDArray[np.integer]) -> None:
-        """Add a block, whose seeds are the `trees`, of instances in the given splits."""
+    def add(self, trees: Sequence[TreeSums], split: NDArray[np.integer], rows: slice) -> None:
+        """Add a block, whose seeds are the `trees`, of instances `rows` in the given splits."""
         splits = len(self.instances)
         totals = np.stack([tree.total for tree in trees]).astype(np.float64, copy=False)
         for seed, tree in enumerate(trees):
@@ -132,27 +150,28 @@ class _LossAccumulator:
         for position in np.unique(split):
             chosen = totals[:, split == position]
             self.products[position] += chosen @ chosen.T
+        if self.each_total.size:
+            self.each_total[:, rows] = totals
+            for seed, tree in enumerate(trees):
+                self.each_squares[:, seed, rows] = tree.squares[1:]
 
-    def finish(self) -> LossSums:
-        """Decompose the sums."""
+    def finish(self, split_of: NDArray[np.integer], resamplings: Sequence[Resampling]) -> LossSums:
+        """Decompose the sums, and resample the instances of each split where there are draws."""
         sums = zip(self.instances.tolist(), self.total, self.squares, self.products, strict=True)
         bias2, variances, moments = [], [], []
         _, *below = self.widths
-        draws = float(np.prod(below))
-        for instances, total, squares, products in sums:
+        for position, (instances, total, squares, products) in enumerate(sums):
             root = np.append(products.sum(), squares.sum(axis=1))
             parts = decompose_sums(TreeSums(total.sum(), root), self.widths, instances)
             bias2.append(instances * parts.bias2)
             variances.append(instances * parts.variances)
-            inner = decompose_sums(TreeSums(total, squares), below, instances).variances
-            moments.append(
-                SeedMoments(
-                    loss=1.0 - (2.0 * total - squares[-1]) / (draws * instances),
-                    inner=inner,
-                    noise=(inner / np.cumprod(below)[:, None]).sum(axis=0),
-                    products=products / (draws**2 * instances),
-                )
-            )
+            if resamplings:
+                chosen = split_of == position
+                each = self.each_total[:, chosen], self.each_squares[:, :, chosen]
+                moments.append(resampled_sum_moments(*each, below, resamplings[position]))
+            else:
+                averages = [of / instances for of in (total, squares, products)]
+                moments.append(sum_moments(averages[0], averages[1], averages[2], below))
         return LossSums(np.array(bias2), np.array(variances), tuple(moments))
 
 
@@ -160,6 +179,7 @@ def read_task(
     stores: Sequence[tuple[Path, xr.Dataset]],
     splits: Sequence[str] = (),
     advance: Callable[[int], Hashable] = lambda _: None,
+    bootstrap: Bootstrap | None = None,
 ) -> TaskPredictions:
     """Read all stores of one task, block by block of instances.
 
@@ -172,6 +192,9 @@ def read_task(
         Names of the evaluation splits to keep; all where empty.
     advance : callable, optional
         Told the number of instances after each block of one size (for a progress bar).
+    bootstrap : Bootstrap, optional
+        Where it has clusters, what needs each instance's probabilities or single runs is resampled
+        here, size by size, as these are not kept.
 
     Returns
     -------
@@ -186,6 +209,13 @@ def read_task(
     path, first = stores[0]
     task = str(first.attrs["task"])
     split_names, split_of = _choose_splits(path, first, splits)
+    kept_splits = split_of[split_of >= 0]
+    resamplings: list[Resampling] = []
+    if bootstrap is not None and bootstrap.replicates and bootstrap.clusters is not None:
+        resamplings = [
+            bootstrap.of_instances(task, np.flatnonzero(kept_splits == position))
+            for position in range(len(split_names))
+        ]
     epochs = tuple(float(epoch) for epoch in first["epoch"].values)
     finetune_seeds = first.sizes["finetune_seed"]
 
@@ -195,6 +225,7 @@ def read_task(
     ensemble_seeds: list[tuple[int, ...]] = []
     ensemble_correct: list[NDArray[np.unsignedinteger]] = []
     run_correct: list[NDArray[np.int64]] = []
+    resampled_accuracy: list[tuple[NDArray[np.float64], ...]] = []
     losses: dict[tuple[str, str, str], LossSums] = {}
     binned: dict[tuple[str, str], BinnedVariances] = {}
     notes: list[str] = []
@@ -204,17 +235,20 @@ def read_task(
         if "ensemble_correct" not in store:
             notes.append(f"{path}: no ensembles, so their cells are empty")
         for position, size in enumerate(str(name) for name in store["size"].values):
-            reader = _SizeReader(path, store, position, size, split_of, len(split_names))
+            reader = _SizeReader(
+                path, store, position, size, split_of, len(split_names), bool(resamplings)
+            )
             reader.read(advance)
             sizes.append(size)
             seeds.append(reader.seeds)
             correct.append(reader.correct)
             run_correct.append(reader.run_correct)
+            resampled_accuracy.append(reader.resampled_accuracy(kept_splits, resamplings))
             has_ensembles = "ensemble_correct" in store
             ensemble_seeds.append(reader.seeds if has_ensembles else ())
             ensemble_correct.append(reader.ensemble_correct)
             for (loss, checkpoints), sums in reader.losses.items():
-                losses[size, loss, checkpoints] = sums.finish()
+                losses[size, loss, checkpoints] = sums.finish(kept_splits, resamplings)
             for loss, found in reader.binned.items():
                 binned[size, loss] = found
             notes.extend(f"{task}, {note}" for note in reader.notes)
@@ -226,10 +260,11 @@ def read_task(
     return TaskPredictions(
         task=task,
         splits=split_names,
-        split_of=split_of[split_of >= 0],
+        split_of=kept_splits,
         runs=Counts(names, tuple(seeds), tuple(correct), runs=finetune_seeds),
         ensembles=ensembles,
         run_correct=tuple(run_correct),
+        resampled_accuracy=tuple(resampled_accuracy),
         losses=losses,
         binned=binned,
         epochs=epochs,
@@ -302,6 +337,7 @@ class _SizeReader:
         size: str,
         split_of: NDArray[np.int32],
         splits: int,
+        resampled: bool,
     ) -> None:
         self.path, self.store, self.position, self.size = path, store, position, size
         self.split_of, self.splits = split_of, splits
@@ -333,16 +369,19 @@ class _SizeReader:
         has_ensembles = "ensemble_correct" in store
         self.ensemble_correct = np.zeros(shape if has_ensembles else (kept, 0), dtype=np.uint8)
         self.run_correct = np.zeros((splits, len(self.chosen), runs), dtype=np.int64)
+        # Where instances are resampled, these need what every run has right; otherwise nothing.
+        each = kept if resampled else 0
+        self.each_right = np.empty((len(self.chosen), runs, each), dtype=np.bool_)
         self.losses: dict[tuple[str, str], _LossAccumulator] = {}
         self.binned: dict[str, BinnedVariances] = {}
         last = (len(self.chosen), runs)
         every = (int(self.all_epochs.sum()), runs, epochs)
         if len(self.chosen) and _has_gold_probability(store):
-            self.losses["squared", "last"] = _LossAccumulator(splits, last)
+            self.losses["squared", "last"] = _LossAccumulator(splits, last, each)
         if epochs > 1 and self.all_epochs.any():
-            self.losses["zero_one", "all"] = _LossAccumulator(splits, every)
+            self.losses["zero_one", "all"] = _LossAccumulator(splits, every, each)
             if _has_gold_probability(store):
-                self.losses["squared", "all"] = _LossAccumulator(splits, every)
+                self.losses["squared", "all"] = _LossAccumulator(splits, every, each)
 
     def read(self, advance: Callable[[int], Hashable]) -> None:
         """Pass over the instances once."""
@@ -359,6 +398,18 @@ class _SizeReader:
                 stop = min(start + block, instances)
                 written += self._read_block(pool, slice(start, stop), tiles, written)
                 advance(stop - start)
+
+    def resampled_accuracy(
+        self, split_of: NDArray[np.integer], resamplings: Sequence[Resampling]
+    ) -> tuple[NDArray[np.float64], ...]:
+        """Accuracy of runs on the instances of every replicate, by split."""
+        found: list[NDArray[np.float64]] = []
+        for position, resampling in enumerate(resamplings if len(self.chosen) else ()):
+            chosen = np.flatnonzero(split_of == position)
+            right = self.each_right[:, :, chosen].reshape(-1, len(chosen))
+            means = resampled_means(partial(_part_of, right), len(chosen), resampling)
+            found.append(means.reshape(-1, *self.each_right.shape[:2]))
+        return tuple(found)
 
     def _read_block(
         self, pool: ThreadPoolExecutor, instances: slice, tiles: Sequence[slice], written: int
@@ -423,11 +474,14 @@ class _SizeReader:
         for column, seed in enumerate(seeds):
             self.correct[rows, column] = seed.correct
             self.run_correct[:, column] += seed.run_correct
+            if self.each_right.size:
+                self.each_right[column, :, rows] = seed.right
         if "ensemble_correct" in self.arrays:
             loaded = self._load("ensemble_correct", block.instances)
             self.ensemble_correct[rows] = loaded[np.ix_(block.local, self.chosen)]
         for name, accumulator in self.losses.items():
-            accumulator.add([seed.trees[name] for seed in seeds if name in seed.trees], block.split)
+            trees = [seed.trees[name] for seed in seeds if name in seed.trees]
+            accumulator.add(trees, block.split, rows)
         runs = self.store.sizes["finetune_seed"]
         if len(self.chosen) < 2 or runs < 2:
             return
@@ -445,6 +499,10 @@ class _SizeReader:
         self.binned[loss] = self.binned[loss] + found if loss in self.binned else found
 
 
+def _part_of(values: NDArray[np.bool_], part: slice) -> NDArray[np.float64]:
+    return values[:, part].astype(np.float64)
+
+
 @dataclass(frozen=True)
 class _Seed:
     """One pretraining seed on one block of instances.
@@ -453,6 +511,8 @@ class _Seed:
     ----------
     correct : ndarray of int, shape [instance]
         Right finetuning runs at the last epoch.
+    right : ndarray of bool, shape [finetune_seed, instance]
+        Which they are.
     run_correct : ndarray of int64, shape [split, finetune_seed]
         Instances that each run has right.
     trees : dict of (str, str) to TreeSums
@@ -460,6 +520,7 @@ class _Seed:
     """
 
     correct: NDArray[np.unsignedinteger]
+    right: NDArray[np.bool_]
     run_correct: NDArray[np.int64]
     trees: dict[tuple[str, str], TreeSums]
 
@@ -520,6 +581,7 @@ class _Block:
         }
         return _Seed(
             correct=last.sum(axis=0, dtype=reader.correct.dtype),
+            right=last,
             run_correct=np.stack(
                 [np.bincount(self.split[run], minlength=reader.splits) for run in last], axis=1
             ),

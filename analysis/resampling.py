@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from math import comb
@@ -18,6 +18,9 @@ from analysis.multisets import every_multiset, resampled_multisets
 
 BLOCK_CELLS = 2**21
 """Resampled sums held at once, of one size."""
+
+DRAWN_CELLS = 2**24
+"""Instances times replicates whose draws are held at once."""
 
 PART_INSTANCES = 4096
 """Instances whose resampled distributions are looked up at once, so that they stay in cache."""
@@ -61,11 +64,54 @@ class Resampling:
         ]
         return cluster_weights(np.concatenate(rows), self.clusters)
 
+    def instance_draws(self, instances: int) -> Iterator[tuple[slice, NDArray[np.uint16]]]:
+        """Draws of instances where these are drawn, many replicates at once.
+
+        Yields the replicates, and how often each draws each instance, [replicate, instance].
+        """
+        block = max(DRAWN_CELLS // max(instances, 1), 1)
+        for start in range(0, self.replicates, block):
+            drawn = slice(start, min(start + block, self.replicates))
+            weights = np.empty((drawn.stop - start, instances), dtype=np.uint16)
+            for replicate in range(start, drawn.stop):
+                one = self.instance_weights(slice(replicate, replicate + 1))
+                if one is None:
+                    raise ValueError("the resampling keeps every instance")
+                weights[replicate - start] = one[:, 0]
+            yield drawn, weights
+
     def blocks(self, instances: int) -> Iterator[slice]:
         """Blocks of replicates that fit into memory together."""
         block = max(BLOCK_CELLS // max(instances, 1), 1)
         for start in range(0, self.replicates, block):
             yield slice(start, min(start + block, self.replicates))
+
+
+@dataclass(frozen=True)
+class Bootstrap:
+    """What to resample.
+
+    Attributes
+    ----------
+    replicates : int
+        Number of replicates; 0 adds no columns.
+    seed : int
+        Seed of all draws.
+    clusters : mapping of str to ndarray of int, each of shape [instance], or None
+        By task, the cluster of each kept instance; whole clusters of instances are drawn with the
+        seeds. None to draw seeds only.
+    """
+
+    replicates: int
+    seed: int = 0
+    clusters: Mapping[str, NDArray[np.int64]] | None = None
+
+    def of_instances(self, task: str, instances: NDArray[np.intp]) -> Resampling:
+        """Choose the draws of a split, which has the given ones of a task's kept instances."""
+        clusters = None
+        if self.clusters is not None:
+            _, clusters = np.unique(self.clusters[task][instances], return_inverse=True)
+        return Resampling(self.replicates, self.seed, clusters)
 
 
 @dataclass(frozen=True)

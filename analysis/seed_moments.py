@@ -9,12 +9,17 @@ over pairs of draws that are different seeds. With every seed drawn once these a
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis.variance import decompose
+from analysis.resampling import Resampling
+from analysis.variance import TreeSums, decompose, decompose_sums
+
+PART_INSTANCES = 4096
+"""Instances whose features are held at once."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +106,111 @@ def count_moments(
     return SeedMoments(
         loss=1.0 - mean, inner=inner[..., None, :], noise=inner / runs, products=products
     )
+
+
+def sum_moments(
+    total: NDArray[np.float64],
+    squares: NDArray[np.float64],
+    products: NDArray[np.float64],
+    below: Sequence[int],
+) -> SeedMoments:
+    """Moments of the loss (1 - x)^2 of trees of draws, from averages of their sums.
+
+    Parameters
+    ----------
+    total : ndarray of float64, shape [..., seed]
+        Sum of a seed's draws, averaged over instances.
+    squares : ndarray of float64, shape [..., level, seed]
+        `TreeSums.squares` of the tree below the seed, averaged over instances.
+    products : ndarray of float64, shape [..., seed, seed]
+        Products of two seeds' sums, averaged over instances.
+    below : sequence of int
+        Draws at each level below the seeds, outermost first.
+
+    Returns
+    -------
+    SeedMoments
+    """
+    draws = float(np.prod(below))
+    sums = TreeSums(total, np.moveaxis(squares, -2, 0))
+    inner = np.moveaxis(decompose_sums(sums, below).variances, 0, -2)
+    return SeedMoments(
+        loss=1.0 - (2.0 * total - squares[..., -1, :]) / draws,
+        inner=inner,
+        noise=(inner / np.cumprod(below)[:, None]).sum(axis=-2),
+        products=products / draws**2,
+    )
+
+
+def resampled_sum_moments(
+    total: NDArray[np.floating],
+    squares: NDArray[np.floating],
+    below: Sequence[int],
+    resampling: Resampling,
+) -> SeedMoments:
+    """Moments of `sum_moments` with the instances of every replicate.
+
+    Parameters
+    ----------
+    total : ndarray of float, shape [seed, instance]
+        Sum of a seed's draws.
+    squares : ndarray of float, shape [level - 1, seed, instance]
+        `TreeSums.squares` below the seed's own.
+    below : sequence of int
+        Draws at each level below the seeds, outermost first.
+    resampling : Resampling
+        With clusters.
+
+    Returns
+    -------
+    SeedMoments
+        Leading axis replicate.
+    """
+    seeds = len(total)
+    upper, lower = np.triu_indices(seeds)
+    levels = len(squares)
+
+    def features(part: slice) -> NDArray[np.float64]:
+        of_seeds = total[:, part].astype(np.float64)
+        below_seeds = squares[:, :, part].reshape(levels * seeds, -1)
+        return np.concatenate([of_seeds, below_seeds, of_seeds[upper] * of_seeds[lower]])
+
+    means = resampled_means(features, total.shape[1], resampling)
+    of_seeds, below_seeds, pairs = np.split(means, [seeds, (levels + 1) * seeds], axis=1)
+    products = np.empty((len(means), seeds, seeds))
+    products[:, upper, lower] = products[:, lower, upper] = pairs
+    own = np.diagonal(products, axis1=1, axis2=2)[:, None]
+    all_squares = np.concatenate([own, below_seeds.reshape(-1, levels, seeds)], axis=1)
+    return sum_moments(of_seeds, all_squares, products, below)
+
+
+def resampled_means(
+    features: Callable[[slice], NDArray[np.floating]], instances: int, resampling: Resampling
+) -> NDArray[np.float64]:
+    """Average features over the instances of every replicate, as matrix products.
+
+    Parameters
+    ----------
+    features : callable
+        Returns the features [feature, instance] of a slice of the instances.
+    instances : int
+        Number of instances.
+    resampling : Resampling
+        With clusters.
+
+    Returns
+    -------
+    ndarray of float64, shape [replicate, feature]
+    """
+    found = []
+    for _, weights in resampling.instance_draws(instances):
+        products = [
+            weights[:, start : start + PART_INSTANCES].astype(np.float64)
+            @ features(slice(start, start + PART_INSTANCES)).T
+            for start in range(0, instances, PART_INSTANCES)
+        ]
+        found.append(np.sum(products, axis=0) / weights.sum(axis=1, dtype=np.float64)[:, None])
+    return np.concatenate(found)
 
 
 def draw_moments(draws: NDArray[np.floating] | NDArray[np.bool_]) -> SeedMoments:
@@ -191,8 +301,8 @@ def resample_std_accuracy(
 
     Parameters
     ----------
-    run_accuracy : ndarray of float64, shape [seed, run]
-        Accuracy of each run over all instances.
+    run_accuracy : ndarray of float64, shape [seed, run] or [replicate, seed, run]
+        Accuracy of each run over all instances, or over those of each replicate.
     weights : ndarray of float64, shape [seed, replicate]
         How often each seed is drawn.
 
@@ -202,17 +312,19 @@ def resample_std_accuracy(
         The variance is the average over pairs of runs of half their squared difference; NaN where
         a replicate has drawn one seed only.
     """
-    seeds, runs = run_accuracy.shape
+    seeds, runs = run_accuracy.shape[-2:]
     if seeds < 2:
         return np.full(weights.shape[1], np.nan)
     pairs = seeds * runs * (seeds * runs - 1)
-    within = 0.0
+    within: NDArray[np.float64] | float = 0.0
     if runs > 1:
-        variances = run_accuracy.var(axis=1, ddof=1)
-        within = variances @ weights / seeds * (seeds * runs * (runs - 1) / pairs)
-    mean = run_accuracy.mean(axis=1)
-    square = (run_accuracy**2).mean(axis=1)
-    halves = (square[:, None] + square[None, :]) / 2 - np.outer(mean, mean)
+        variances = run_accuracy.var(axis=-1, ddof=1)
+        share = seeds * runs * (runs - 1) / pairs
+        within = (variances * weights.T).sum(axis=-1) / seeds * share
+    mean = run_accuracy.mean(axis=-1)
+    square = (run_accuracy**2).mean(axis=-1)
+    halves = (square[..., :, None] + square[..., None, :]) / 2
+    halves = halves - mean[..., :, None] * mean[..., None, :]
     between = _different_pairs(halves, weights) * (seeds * (seeds - 1) * runs**2 / pairs)
     return np.sqrt(np.maximum(within + between, 0.0))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
@@ -14,13 +14,16 @@ from numpy.typing import NDArray
 from analysis.comparisons import Comparisons
 from analysis.confidence_bound import confidence_bound
 from analysis.counts import Counts
+from analysis.cross_fitting import ROLES, spaced_assignments
 from analysis.fisher import fisher_p_values
 from analysis.intervals import interval, repeated_draws
 from analysis.joint_counts import joint_counts, replaced_counts
-from analysis.momentum import BUCKETS, common_lattice, correlate_by_bucket
+from analysis.momentum import BUCKETS
 from analysis.reading import TaskPredictions
 from analysis.relative_bias import adaptive_threshold
+from analysis.resampled_momentum import resample_momentum
 from analysis.resampling import (
+    Bootstrap,
     ResampledPair,
     Resampling,
     gaps_of_counts,
@@ -40,37 +43,12 @@ FEWEST_SEEDS = 3
 """Pretraining seeds that an interval needs for an average over pairs of seeds: with two there is
 one pair, and every replicate that has it is the same."""
 
+FEWEST_CROSS_FITTED = 2 * ROLES
+"""Pretraining seeds of the middle size that an interval of a cross-fitted correlation needs: a
+group of one seed has one mean in every replicate."""
+
 Key = tuple[Hashable, ...]
 Columns = dict[str, dict[str, dict[Key, float]]]
-
-
-@dataclass(frozen=True)
-class Bootstrap:
-    """What to resample.
-
-    Attributes
-    ----------
-    replicates : int
-        Number of replicates; 0 adds no columns.
-    seed : int
-        Seed of all draws.
-    clusters : mapping of str to ndarray of int, each of shape [instance], or None
-        By task, the cluster of each kept instance; whole clusters of instances are drawn with the
-        seeds. None to draw seeds only.
-    """
-
-    replicates: int
-    seed: int = 0
-    clusters: Mapping[str, NDArray[np.int64]] | None = None
-
-    def of_split(self, task: TaskPredictions, position: int) -> Resampling:
-        """Choose the draws of one split."""
-        clusters = None
-        if self.clusters is not None:
-            _, clusters = np.unique(
-                self.clusters[task.task][task.instances_of(position)], return_inverse=True
-            )
-        return Resampling(self.replicates, self.seed, clusters)
 
 
 def add_uncertainty(
@@ -112,18 +90,14 @@ def add_uncertainty(
     notes: dict[str, list[str]] = defaultdict(list)
     for task in tasks:
         for position in range(len(task.splits)):
-            split = _Split(frames, columns, task, position, bootstrap.of_split(task, position))
+            resampling = bootstrap.of_instances(task.task, task.instances_of(position))
+            split = _Split(frames, columns, task, position, resampling)
             split.add_sizes()
             split.add_losses()
             split.add_ensembles()
             split.add_runs()
             split.add_momentum()
             advance(1)
-        if bootstrap.clusters is not None and task.losses:
-            notes["decomposition"].append(
-                f"{task.task}: intervals of the squared loss and of all checkpoints resample "
-                "pretraining seeds only"
-            )
     return tuple(
         replace(
             table,
@@ -142,7 +116,7 @@ INTERVALS = {
     "lower_bounds": ("bound",),
     "thresholds": ("difference",),
     "baseline_vs_bh": ("lower_bound",),
-    "momentum": ("pearson_r", "spearman_r"),
+    "momentum": ("pearson_r", "spearman_r", "pearson_r_cross_fitted", "spearman_r_cross_fitted"),
     "decomposition": ("bias2", "pretrain_variance", "finetune_variance", "checkpoint_variance"),
 }
 """By table, the columns with intervals."""
@@ -211,6 +185,8 @@ class _Split:
             moments = self._count_moments(correct)
             found = resample_differences(moments, self.runs.runs, weights)
             accuracies = self.task.run_correct[size][self.position] / len(correct)
+            if self.task.resampled_accuracy[size]:
+                accuracies = self.task.resampled_accuracy[size][self.position]
             replicates = {
                 ("accuracy", "accuracy"): found.accuracy,
                 ("seed_differences", "diff_finetune"): found.diff_finetune,
@@ -240,7 +216,7 @@ class _Split:
         for (name, loss, which), sums in self.task.losses.items():
             moments = sums.moments[self.position]
             size = self.task.sizes.index(name)
-            weights = self.resampling.seed_weights(size, len(moments.loss))
+            weights = self.resampling.seed_weights(size, moments.loss.shape[-1])
             parts = resample_decomposition(moments, weights)
             self._decomposition((name, loss, which), parts, weights)
 
@@ -286,41 +262,19 @@ class _Split:
                 self.resampling.seed_weights(size, number)
                 for size, number in zip(sizes, seeds, strict=True)
             ]
-            pearson, spearman = self._momentum_replicates(sizes, weights)
-            for bucket in range(BUCKETS):
-                key = (*names, (bucket + 1) / BUCKETS)
-                for column, values in (("pearson_r", pearson), ("spearman_r", spearman)):
-                    self._interval("momentum", column, key, values[:, bucket], weights, (-1, 1))
-
-    def _momentum_replicates(
-        self, sizes: Sequence[int], weights: Sequence[NDArray[np.float64]]
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Pearson and Spearman correlations, each of shape [replicate, bucket]."""
-        correct = [self.runs.correct[size] for size in sizes]
-        ones = [np.ones((1, side.shape[1]), dtype=np.int64) for side in correct]
-        scales = [int(scale[0]) for scale in common_lattice(ones, self.runs.runs)[0]]
-        scales = [scale // side.shape[1] for scale, side in zip(scales, correct, strict=True)]
-        whole = common_lattice(ones, self.runs.runs)[1]
-        results = []
-        for block in self.resampling.blocks(len(correct[0])):
-            drawn = self.resampling.instance_weights(block)
-            length = block.stop - block.start
-            first, middle, last = (
-                (side.astype(np.float64) @ weight[:, block]).astype(np.int64).T.ravel() * scale
-                for side, weight, scale in zip(correct, weights, scales, strict=True)
-            )
-            bucket = middle * BUCKETS // whole
-            often = (bucket < BUCKETS).astype(np.int64)
-            if drawn is not None:
-                often *= drawn.T.ravel().astype(np.int64)
-            bucket += BUCKETS * np.repeat(np.arange(length), len(correct[0]))
-            rows = np.repeat(np.arange(len(bucket)), often)
-            found = correlate_by_bucket(
-                (middle - first)[rows], (last - middle)[rows], bucket[rows], BUCKETS * length
-            )
-            results.append((found.pearson, found.spearman))
-        pearson, spearman = (np.concatenate(parts) for parts in zip(*results, strict=True))
-        return pearson.reshape(-1, BUCKETS), spearman.reshape(-1, BUCKETS)
+            correct = [self.runs.correct[size] for size in sizes]
+            kinds: list[tuple[str, list[tuple[NDArray[np.int64], ...]] | None]] = [("", None)]
+            if seeds[1] >= FEWEST_CROSS_FITTED:
+                kinds.append(("_cross_fitted", spaced_assignments(seeds[1])))
+            for kind, assigned in kinds:
+                pearson, spearman = resample_momentum(
+                    correct, self.runs.runs, weights, self.resampling, assigned
+                )
+                for bucket in range(BUCKETS):
+                    key = (*names, (bucket + 1) / BUCKETS)
+                    for name, values in (("pearson_r", pearson), ("spearman_r", spearman)):
+                        column = f"{name}{kind}"
+                        self._interval("momentum", column, key, values[:, bucket], weights, (-1, 1))
 
     def _bounds(
         self,

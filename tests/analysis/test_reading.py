@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 import analysis.reading
 from analysis.reading import TaskPredictions, read_task
+from analysis.resampling import Bootstrap
 from analysis.seed_moments import draw_moments
 from analysis.variance import decompose
 from analysis.variance_given_bias import bin_variances
@@ -184,6 +185,43 @@ def test_moments_and_bins_are_those_of_the_whole_arrays(tmp_path: Path) -> None:
             bins = bin_variances(decompose(of_last), task.split_of, 2)
             np.testing.assert_array_equal(task.binned[size, loss].instances, bins.instances)
             np.testing.assert_allclose(task.binned[size, loss].squares, bins.squares, atol=1e-14)
+
+
+def test_moments_of_a_replicate_are_those_of_its_instances(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("analysis.resampling.DRAWN_CELLS", 40)
+    monkeypatch.setattr("analysis.seed_moments.PART_INSTANCES", 5)
+    probability = two_sizes()
+    path = write_store(tmp_path / "inference.zarr", probability, splits=("dev", "hans"))
+    bootstrap = Bootstrap(7, 3, {"inference": np.arange(23) // 3})
+    task = read_task([(path, open_store(path))], bootstrap=bootstrap)
+    for split in range(2):
+        resampling = bootstrap.of_instances("inference", task.instances_of(split))
+        weights = resampling.instance_weights(slice(0, 7))
+        assert weights is not None
+        for size, values in enumerate(probability.values()):
+            of_split = values[split::2]
+            right = of_split.argmax(axis=-1) == 0
+            draws = {
+                ("squared", "last"): of_split[..., -1, 0].astype(np.float64),
+                ("squared", "all"): of_split[..., 0].astype(np.float64),
+                ("zero_one", "all"): right,
+            }
+            for replicate, often in enumerate(weights.T.astype(int)):
+                drawn = np.repeat(np.arange(len(of_split)), often)
+                accuracy = task.resampled_accuracy[size][split][replicate]
+                np.testing.assert_allclose(accuracy, right[drawn][..., -1].mean(axis=0))
+                for name, of_all in draws.items():
+                    found = task.losses[task.sizes[size], *name].moments[split]
+                    expected = draw_moments(of_all[drawn])
+                    for field in ("loss", "inner", "noise", "products"):
+                        np.testing.assert_allclose(
+                            getattr(found, field)[replicate],
+                            getattr(expected, field),
+                            rtol=1e-5,
+                            atol=1e-6,
+                        )
 
 
 @pytest.mark.parametrize("chunks", [(2, 7, 4, 3, 2), (1, 23, 3, 2, 1), (1, 5, 1, 1, 2)])
