@@ -48,11 +48,15 @@ class Comparisons:
         By split, kind of predictions and pair, s1 before s2 in the order of the sizes.
     notes : tuple of str
         One line for what was left out, and why.
+    split_seed : int or None
+        What the single split of the baseline was drawn with; None where it is the average over
+        all splits.
     """
 
     task: str
     pairs: tuple[Comparison, ...]
     notes: tuple[str, ...]
+    split_seed: int | None = None
 
     def extremes(self, split: str, predictions: str) -> Comparison | None:
         """Return the smallest against the largest size; None where they cannot be compared."""
@@ -91,7 +95,7 @@ def compare_sizes(task: TaskPredictions, split_seed: int | None = None) -> Compa
         for predictions in ("runs", "ensembles"):
             counts = kinds[predictions].at(instances) if predictions in kinds else None
             pairs += _compare_split(task.sizes, split, predictions, counts, split_seed)
-    return Comparisons(task=task.task, pairs=tuple(pairs), notes=notes)
+    return Comparisons(task.task, tuple(pairs), notes, split_seed)
 
 
 def _compare_split(

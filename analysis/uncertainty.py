@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import combinations
 
@@ -77,6 +77,8 @@ def add_uncertainty(
     advance : callable, optional
         Told 1 after each split (for a progress bar).
 
+    Bounds whose baseline is that of one split have none of these: the replicates average over all.
+
     Returns
     -------
     tuple of Table
@@ -88,10 +90,13 @@ def add_uncertainty(
     frames = {table.name: table.frame for table in tables}
     columns: Columns = defaultdict(lambda: defaultdict(dict))
     notes: dict[str, list[str]] = defaultdict(list)
-    for task in tasks:
+    for task, compared in zip(tasks, comparisons, strict=True):
+        for name, note in _notes(task, compared):
+            notes[name].append(note)
         for position in range(len(task.splits)):
             resampling = bootstrap.of_instances(task.task, task.instances_of(position))
-            split = _Split(frames, columns, task, position, resampling)
+            averaged = compared.split_seed is None
+            split = _Split(frames, columns, task, position, resampling, averaged)
             split.add_sizes()
             split.add_losses()
             split.add_ensembles()
@@ -133,6 +138,44 @@ KEYS = {
 """By table, the columns that name a row."""
 
 
+def _notes(task: TaskPredictions, compared: Comparisons) -> Iterator[tuple[str, str]]:
+    """Name tables with empty cells, and say why these are empty."""
+
+    def having(seeds: range) -> str:
+        found = zip(task.sizes, task.runs.seeds, strict=True)
+        return ", ".join(size for size, of_size in found if len(of_size) in seeds)
+
+    none, few = having(range(2)), having(range(2, FEWEST_SEEDS))
+    if none:
+        for name in INTERVALS:
+            yield (
+                name,
+                f"{task.task}: intervals need two complete pretraining seeds, so those of {none} "
+                "are empty",
+            )
+    if few:
+        for name in ("seed_differences", "decomposition"):
+            yield (
+                name,
+                f"{task.task}: two complete pretraining seeds of {few}, so intervals of "
+                "differences and variance between pretraining seeds, and of bias, are empty",
+            )
+    few = having(range(ROLES, FEWEST_CROSS_FITTED))
+    if len(task.sizes) > 2 and few:
+        yield (
+            "momentum",
+            f"{task.task}: fewer than {FEWEST_CROSS_FITTED} pretraining seeds of {few}, so "
+            "cross-fitted correlations with it as s2 have no intervals",
+        )
+    if compared.split_seed is not None:
+        for name in ("lower_bounds", "thresholds"):
+            yield (
+                name,
+                f"{task.task}: intervals, bound_corrected and bound_lower95 are of the baseline "
+                "averaged over all splits, so they are empty where it is that of one split",
+            )
+
+
 def _with_columns(table: Table, columns: dict[str, dict[Key, float]]) -> pd.DataFrame:
     names = [f"{name}_{end}" for name in INTERVALS[table.name] for end in ("low", "high")]
     if table.name == "lower_bounds":
@@ -158,9 +201,11 @@ class _Split:
         task: TaskPredictions,
         position: int,
         resampling: Resampling,
+        averaged: bool,
     ) -> None:
         self.columns, self.task, self.position = columns, task, position
         self.resampling = resampling
+        self.averaged = averaged
         self.split = task.splits[position]
         self.runs = task.runs.at(task.instances_of(position))
         self.estimates: dict[str, dict[Key, dict[str, float]]] = {}
@@ -230,7 +275,8 @@ class _Split:
             sizes = [size for size in range(len(counts.sizes)) if len(counts.seeds[size]) >= seeds]
             resampled = resample_ensembles(counts, sizes, seeds, self.resampling)
             used = [pair for pair in resampled if counts.common_even_seeds(*pair) == seeds]
-            self._bounds("ensembles", counts, seeds, {pair: resampled[pair] for pair in used})
+            if self.averaged:
+                self._bounds("ensembles", counts, seeds, {pair: resampled[pair] for pair in used})
             for pair, found in resampled.items():
                 by_test = np.maximum(_discovery_bounds(found.counts), 0.0)
                 by_baseline = _largest(found.decay)
@@ -241,6 +287,8 @@ class _Split:
 
     def add_runs(self) -> None:
         """Bounds of single runs."""
+        if not self.averaged:
+            return
         counts = self.runs
         sizes = range(len(counts.sizes))
         for seeds in sorted({counts.common_even_seeds(*pair) for pair in combinations(sizes, 2)}):

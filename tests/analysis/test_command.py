@@ -256,8 +256,16 @@ def test_an_experiment_names_stores_and_report(
 def test_one_split_is_an_option_that_says_so(store: Path, tmp_path: Path) -> None:
     averaged, drawn = tmp_path / "averaged", tmp_path / "drawn"
     assert run(store, "--out", averaged).exit_code == 0
-    result = run(store, "--out", drawn, "--one-split-baseline", 7)
+    result = run(store, "--out", drawn, "--one-split-baseline", 7, "--bootstrap", 20)
     assert "one split, drawn with seed 7" in result.output
+    assert "they are empty where it is that of one split" in result.output
+    # Replicates average over all splits, and so say nothing of one.
+    for name, columns in {
+        "thresholds": ["difference_low", "difference_high"],
+        "lower_bounds": ["bound_low", "bound_high", "bound_corrected", "bound_lower95"],
+    }.items():
+        assert read_table(drawn, name)[columns].isna().all(axis=None)
+    assert read_table(drawn, "accuracy")["accuracy_low"].notna().all()
     first, second = (read_table(out, "thresholds") for out in (averaged, drawn))
     np.testing.assert_array_equal(first["discovery"], second["discovery"])
     assert np.abs(first["baseline"] - second["baseline"]).max() > 0.001
@@ -298,6 +306,8 @@ def test_degenerate_tensors_have_empty_cells(
     assert bounds["bound"].isna().all() == (pretrain_seeds < 2)
     if pretrain_seeds < 2:
         assert "fewer than two complete pretraining seeds" in result.output
+    without = "intervals need two complete pretraining seeds, so those of mini, large are empty"
+    assert (without in result.output) == (pretrain_seeds < 2)
     if right is not None and pretrain_seeds > 1:
         assert (bounds["bound"] == 0).all()
 
