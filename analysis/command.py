@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from analysis.annotations import (
     CATEGORIES,
+    GROUPS,
     Annotation,
     annotations_digest,
     count_categories,
@@ -307,14 +308,18 @@ def _triplet(text: str, tasks: Sequence[TaskPredictions]) -> tuple[str, str, str
 
 
 def _annotation_headlines(annotated: Sequence[Annotation]) -> list[str]:
-    """State how many labels of the decaying instances each annotator finds wrong."""
+    """State how many labels of the annotated instances each annotator finds wrong."""
     lines = []
     for read in annotated:
-        decaying, control = count_categories(read.groups, read.categories)
+        counts = count_categories(read.groups, read.categories)
         wrong = list(CATEGORIES.values()).index("wrong")
+        found = [
+            f"{of_group[wrong]} of {of_group.sum()} {group}"
+            for group, of_group in zip(GROUPS.values(), counts, strict=True)
+            if of_group.sum()
+        ]
         lines.append(
-            f"{read.task}, {read.split}: {decaying[wrong]} of {decaying.sum()} decaying and "
-            f"{control[wrong]} of {control.sum()} control instances have a wrong label "
+            f"{read.task}, {read.split}: {' and '.join(found)} instances have a wrong label "
             f"(annotator {read.annotator})"
         )
     return lines

@@ -41,8 +41,9 @@ def printed_parts(table: Table) -> tuple[Printed, ...]:
     -------
     tuple of Printed
         `thresholds` shows the smallest size against the largest only; the ``.csv`` file has all.
+        Empty where there is nothing to print; `Table.notes` say why.
     """
-    return tuple(_LAYOUTS[table.name](table.frame))
+    return tuple(part for part in _LAYOUTS[table.name](table.frame) if len(part.cells))
 
 
 def to_markdown(table: Table) -> str:
@@ -211,7 +212,10 @@ def _published_comparison(frame: pd.DataFrame) -> Iterator[Printed]:
             "Published": group["published"].map(lambda value: f"{value:.4g}"),
             "Ours": group["ours"].map(lambda value: f"{value:.4g}"),
             "Difference": group["difference"].map(lambda value: f"{value:+.2g}"),
-            "Within rounding": group["within_rounding"].map(lambda same: "yes" if same else "no"),
+            "Within rounding": [
+                ("yes" if same else "no") + (", truncated" if printed == "truncated" else "")
+                for same, printed in zip(group["within_rounding"], group["printed"], strict=True)
+            ],
         }
         yield Printed(heading, pd.DataFrame(cells))
 

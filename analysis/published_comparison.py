@@ -180,7 +180,7 @@ SOURCES = (
 
 COLUMNS = (
     *("task", "split", "table", "row", "column"),
-    *("published", "ours", "difference", "within_rounding"),
+    *("published", "ours", "difference", "within_rounding", "printed"),
 )
 
 
@@ -199,7 +199,8 @@ def compare_published(frames: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     -------
     pandas.DataFrame
         Columns task, split, table, row, column, published, ours, difference (ours less
-        published), within_rounding: whether ours would be printed as the published number.
+        published), within_rounding: whether ours would be printed as the published number, and
+        printed: whether that is ``rounded`` or ``truncated``.
     """
     rows: list[tuple[object, ...]] = []
     for source in SOURCES:
@@ -239,7 +240,9 @@ def _compare(source: Source, ours: pd.DataFrame) -> list[tuple[object, ...]]:
             mine = float(cells[f"{own}_ours" if own in shared else own])
             if pd.notna(mine):
                 place = (cells["task_ours"], cells["split"], source.table, row, column)
-                rows.append((*place, theirs, mine, mine - theirs, digits.agree(theirs, mine)))
+                agree = digits.agree(theirs, mine)
+                printed = "truncated" if digits.truncated else "rounded"
+                rows.append((*place, theirs, mine, mine - theirs, agree, printed))
     return rows
 
 

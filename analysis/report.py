@@ -57,6 +57,7 @@ def render_report(
             {
                 "name": table.name,
                 "title": table.title,
+                "notes": table.notes,
                 "parts": [
                     {
                         "heading": part.heading,

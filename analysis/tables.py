@@ -238,6 +238,12 @@ def variance_given_bias_table(tasks: Sequence[TaskPredictions]) -> Table:
     rows: list[tuple[object, ...]] = []
     notes = []
     for task in tasks:
+        without = [size for size in task.sizes if (size, "zero_one") not in task.binned]
+        if without:
+            notes.append(
+                f"{task.task}: variance given bias needs two complete pretraining seeds and two "
+                f"finetuning seeds, so there is none of {', '.join(without)}"
+            )
         short = []
         for position, split in enumerate(task.splits):
             for size in task.sizes:
@@ -493,7 +499,8 @@ def published_comparison_table(tables: Sequence[Table]) -> Table:
     Returns
     -------
     Table
-        Columns task, split, table, row, column, published, ours, difference, within_rounding.
+        Columns task, split, table, row, column, published, ours, difference, within_rounding,
+        printed (``rounded`` or ``truncated``).
     """
     frame = compare_published({table.name: table.frame for table in tables})
     notes: tuple[str, ...] = ()

@@ -436,7 +436,7 @@ def main(instances: int, bootstrap: bool, imports: bool, memory: bool) -> None:
         seconds = _seconds(lambda: synthetic_store(store, instances))
         click.echo(f"wrote {instances} instances in {seconds:.0f} s")
         ratios += bench_straightforward(store)
-        options = ["--bootstrap", "0", "--bias-replicates", "0"]
+        options = ["--bootstrap", "0"]
         plain = _in_new_process(store, folder / "plain", options)
         _print_stages(f"all splits of {instances} instances, without bootstrap", plain)
         if memory:

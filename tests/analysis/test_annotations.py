@@ -114,4 +114,9 @@ def test_the_released_annotations_are_those_of_table_5(tmp_path: Path) -> None:
     compared = pd.read_csv(tables / "published_comparison.csv")
     assert len(compared) == 24
     assert compared["within_rounding"].all()
+    assert set(compared["printed"]) == {"truncated"}
+    assert "| yes, truncated " in (tables / "published_comparison.md").read_text()
+    # Nobody annotated decaying instances of HANS.
+    assert "mnli, HANS: 0 of 2 control instances have a wrong label" in result.output
+    assert "0 of 0" not in result.output
     assert set(compared["table"]) == {"Table 5"}
