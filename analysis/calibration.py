@@ -12,7 +12,7 @@ from scipy.special import expit
 from analysis.confidence_bound import confidence_bound
 from analysis.counts import Counts
 from analysis.decay import decay_bound, decay_curves
-from analysis.intervals import repeated_draws
+from analysis.intervals import interval, repeated_draws
 from analysis.joint_counts import joint_counts, replaced_counts
 from analysis.multisets import multisets
 from analysis.resampling import Resampling, gaps_of_counts, resample_ensembles, resample_runs
@@ -197,6 +197,48 @@ def calibrate(
         coverage=float(np.mean(lower <= truth + TOLERANCE)),
         coverage_of_gap=float(np.mean(lower <= expected + TOLERANCE)),
     )
+
+
+def interval_coverage(
+    scenario: Scenario, simulations: int, replicates: int, seed: int
+) -> NDArray[np.float64]:
+    """Simulate a scenario and count how often the intervals of `thresholds` hold.
+
+    Parameters
+    ----------
+    scenario : Scenario
+    simulations : int
+        Number of simulated tensors.
+    replicates : int
+        Replicates of the Multi-Bootstrap of each.
+    seed : int
+        Seed of all draws.
+
+    Returns
+    -------
+    ndarray of float64, shape [threshold]
+        For the lattice values from -1 to 0, the share of simulations whose interval of discovery
+        less baseline holds the expectation of the difference, estimated by its mean.
+    """
+    random = np.random.Generator(np.random.Philox(seed))
+    names, positions = ("smaller", "larger"), (tuple(range(scenario.seeds)),) * 2
+    resample = resample_ensembles if scenario.runs == 1 else resample_runs
+    upto = scenario.seeds * scenario.runs + 1
+    estimates, ends = [], []
+    for number in range(simulations):
+        smaller, larger, _ = simulate(scenario, random)
+        curves = decay_curves(multisets(smaller), multisets(larger), scenario.runs)
+        estimates.append((curves.discovery - curves.baseline)[:upto])
+        counts = Counts(names, positions, (smaller, larger), scenario.runs)
+        resampling = Resampling(replicates, seed + number)
+        found = resample(counts, (0, 1), scenario.seeds, resampling)[0, 1].decay
+        weights = [resampling.seed_weights(size, scenario.seeds) for size in (0, 1)]
+        repeats = np.column_stack([repeated_draws(side) for side in weights])
+        ends.append(interval(estimates[-1], found, repeats, scenario.seeds, (-1, 1)))
+    expected = np.mean(estimates, axis=0)
+    low, high = np.array(ends).transpose(1, 0, 2)
+    held = (low <= expected + TOLERANCE) & (expected <= high + TOLERANCE)
+    return held.mean(axis=0)
 
 
 def bound_of_counts(

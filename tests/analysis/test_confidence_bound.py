@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from analysis.calibration import Scenario, bound_of_counts, calibrate, simulate
+from analysis.calibration import Scenario, bound_of_counts, calibrate, interval_coverage, simulate
 from analysis.resampling import Resampling
 
 
@@ -63,3 +63,11 @@ def test_no_variation_leaves_the_bound_as_it_is() -> None:
     larger = np.array([[0] * 4] * 3 + [[1] * 4] * 7, dtype=np.uint8)
     assert bound_of_counts(smaller, larger, 1, Resampling(50, 0))[0] == pytest.approx(0.3)
     assert bound_of_counts(larger, larger, 1, Resampling(50, 0))[0] == 0.0
+
+
+def test_intervals_of_the_differences_hold_with_ten_seeds_and_not_with_two() -> None:
+    many = interval_coverage(Scenario("nothing changes", 10), 60, 100, seed=0)
+    assert many.shape == (11,)
+    assert many[-1] > 0.84
+    few = interval_coverage(Scenario("nothing changes", 2), 60, 100, seed=0)
+    assert 0.4 < few[-1] < 0.8
