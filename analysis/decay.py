@@ -146,6 +146,40 @@ def decay_curves(smaller: Multisets, larger: Multisets, runs: int) -> DecayCurve
     )
 
 
+def ensemble_curves(counts: NDArray[np.int64]) -> DecayCurves:
+    """Compare two sizes with one 0/1 prediction per seed, as `decay_curves`, from joint counts.
+
+    Parameters
+    ----------
+    counts : ndarray of int64, shape [2k + 1, 2k + 1]
+        Instances by the number of right models of the smaller and of the larger size
+        (`fisher.right_counts`); at least one instance and an even number of models.
+
+    Returns
+    -------
+    DecayCurves
+    """
+    seeds, instances = counts.shape[0] - 1, int(counts.sum())
+    _require_comparable(instances, seeds)
+    levels = np.arange(seeds + 1)
+    halves = half_differences((np.arange(seeds) < levels[:, None]).astype(np.int64), 1)
+    splits = comb(seeds, seeds // 2) ** 2
+    exact = instances * splits < LARGEST_EXACT
+    if not exact:
+        halves /= comb(seeds, seeds // 2)
+    pairs = halves.T @ counts @ halves
+    together = np.add.outer(levels, levels).ravel()
+    difference = (levels - levels[:, None]).ravel() + seeds
+    width = 2 * seeds + 1
+    return DecayCurves(
+        steps=seeds,
+        observed=np.bincount(difference, counts.ravel(), width).astype(np.int64),
+        mixed=np.bincount(together, pairs.ravel(), width).astype(np.float64),
+        instances=instances,
+        mixed_total=float(instances * splits if exact else instances),
+    )
+
+
 def one_split(
     smaller: NDArray[np.integer],
     larger: NDArray[np.integer],

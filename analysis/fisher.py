@@ -72,10 +72,34 @@ def discovery_bound(
     DiscoveryBound
         At the smallest fraction that attains the maximum.
     """
+    return bound_of_counts(right_counts(smaller, larger, models))
+
+
+def right_counts(
+    smaller: NDArray[np.integer], larger: NDArray[np.integer], models: int
+) -> NDArray[np.int64]:
+    """Count instances by the number of right models of both sizes.
+
+    Parameters
+    ----------
+    smaller, larger : ndarray of int, shape [instance]
+        Right models, 0..`models`.
+    models : int
+        Models of each size.
+
+    Returns
+    -------
+    ndarray of int64, shape [models + 1, models + 1]
+    """
     cells = smaller.astype(np.int64) * (models + 1) + larger.astype(np.int64)
-    instances = np.bincount(cells, minlength=(models + 1) ** 2)
+    return np.bincount(cells, minlength=(models + 1) ** 2).reshape(models + 1, models + 1)
+
+
+def bound_of_counts(counts: NDArray[np.int64]) -> DiscoveryBound:
+    """Bound the fraction of instances that decay, as `discovery_bound`, from `right_counts`."""
+    models = counts.shape[0] - 1
     p_values, which = np.unique(fisher_p_values(models).ravel(), return_inverse=True)
-    discovered = np.cumsum(np.bincount(which, weights=instances)) / len(cells)
+    discovered = np.cumsum(np.bincount(which, weights=counts.ravel())) / counts.sum()
     gap = discovered - p_values
     best = int(np.argmax(gap))
     if gap[best] <= 0:

@@ -9,6 +9,8 @@ from math import lcm
 import numpy as np
 from numpy.typing import NDArray
 
+from analysis.counts import right_runs
+
 BUCKETS = 10
 """Intervals of width 0.1 of the accuracy of the middle size."""
 
@@ -87,8 +89,7 @@ def common_lattice(
     seeds = [counts.shape[1] for counts in correct]
     scale = lcm(*seeds)
     numerators = [
-        counts.sum(axis=1, dtype=np.int64) * (scale // n)
-        for counts, n in zip(correct, seeds, strict=True)
+        right_runs(counts) * (scale // n) for counts, n in zip(correct, seeds, strict=True)
     ]
     return numerators, scale * runs
 

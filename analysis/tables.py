@@ -8,13 +8,14 @@ from itertools import combinations, permutations
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from analysis.accuracy import overall_accuracy
 from analysis.annotations import CATEGORIES, GROUPS, Annotation, count_categories
 from analysis.comparisons import Comparisons
 from analysis.cross_fitting import cross_fitted_momentum
-from analysis.decay import decay_bound, decay_curves
-from analysis.fisher import discovery_bound
+from analysis.decay import decay_bound, ensemble_curves
+from analysis.fisher import bound_of_counts, right_counts
 from analysis.momentum import BUCKETS, momentum, triplets
 from analysis.multisets import multisets
 from analysis.published_comparison import compare_published
@@ -356,17 +357,17 @@ def baseline_vs_bh_table(
             notes.append(f"{task.task}: the store has no ensembles, so the bounds are empty")
         for position, split in enumerate(task.splits):
             counts = None
+            right: list[dict[int, NDArray[np.int64]]] = []
             if task.ensembles is not None:
                 counts = task.ensembles.at(task.instances_of(position))
+                right = [_right_models(correct) for correct in counts.correct]
             for first, second in combinations(range(len(task.sizes)), 2):
                 most = counts.common_even_seeds(first, second) if counts is not None else 0
                 for seeds in range(2, max(most, 2) + 1, 2):
                     bounds = (NAN, NAN)
                     if counts is not None and seeds <= most:
-                        sides = [counts.correct[size][:, :seeds] for size in (first, second)]
-                        curves = decay_curves(multisets(sides[0]), multisets(sides[1]), 1)
-                        right = [side.sum(axis=1, dtype=np.int64) for side in sides]
-                        by_test = discovery_bound(right[0], right[1], seeds)
+                        joint = right_counts(right[first][seeds], right[second][seeds], seeds)
+                        curves, by_test = ensemble_curves(joint), bound_of_counts(joint)
                         bounds = (decay_bound(curves).bound, by_test.bound)
                     pair = (task.sizes[first], task.sizes[second])
                     for method, bound in zip(("baseline", "bh"), bounds, strict=True):
@@ -378,6 +379,16 @@ def baseline_vs_bh_table(
         "Benjamini-Hochberg procedure."
     )
     return Table("baseline_vs_bh", title, pd.DataFrame(rows, columns=columns), tuple(notes))
+
+
+def _right_models(correct: NDArray[np.integer]) -> dict[int, NDArray[np.int64]]:
+    """By each even number of seeds, how many of the first so many are right on an instance."""
+    found = {}
+    total = np.zeros(len(correct), dtype=np.int64)
+    for seed in range(1, correct.shape[1], 2):
+        total = total + correct[:, seed - 1] + correct[:, seed]
+        found[seed + 1] = total
+    return found
 
 
 def momentum_table(

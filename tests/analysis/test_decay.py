@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
-from analysis.decay import DecayCurves, decay_bound, decay_curves, one_split
+from analysis.decay import DecayCurves, decay_bound, decay_curves, ensemble_curves, one_split
+from analysis.fisher import right_counts
 from analysis.multisets import multisets
 
 Array = NDArray[np.int64]
@@ -149,8 +150,8 @@ def test_what_has_no_halves_is_refused(
 
 
 @st.composite
-def sides(draw: st.DrawFn) -> tuple[Array, Array, int]:
-    runs = draw(st.integers(1, 4))
+def sides(draw: st.DrawFn, largest: int = 4) -> tuple[Array, Array, int]:
+    runs = draw(st.integers(1, largest))
     seeds = draw(st.sampled_from([2, 4, 6]))
     shape = (draw(st.integers(1, 25)), seeds)
     element = st.integers(0, runs)
@@ -173,6 +174,19 @@ def test_names_of_seeds_and_instances_do_not_matter(
     before, after = curves_of(smaller, larger, runs), curves_of(renamed[0], renamed[1], runs)
     np.testing.assert_array_equal(before.observed, after.observed)
     np.testing.assert_array_equal(before.mixed, after.mixed)
+
+
+@settings(deadline=None, max_examples=60)
+@given(sides(largest=1))
+def test_joint_counts_of_ensembles_tell_their_curves(case: tuple[Array, Array, int]) -> None:
+    smaller, larger, _ = case
+    expected = curves_of(smaller, larger, 1)
+    joint = right_counts(smaller.sum(axis=1), larger.sum(axis=1), smaller.shape[1])
+    found = ensemble_curves(joint)
+    np.testing.assert_array_equal(found.observed, expected.observed)
+    np.testing.assert_array_equal(found.mixed, expected.mixed)
+    assert (found.steps, found.instances) == (expected.steps, expected.instances)
+    assert found.mixed_total == expected.mixed_total
 
 
 @settings(deadline=None, max_examples=60)
