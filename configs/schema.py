@@ -181,6 +181,14 @@ class Size(Strict):
         return self.intermediate or 4 * self.hidden
 
 
+def _check_accumulate(parts: int, batch_sizes: list[int]) -> None:
+    for batch_size in batch_sizes:
+        if batch_size % parts:
+            raise ValueError(
+                f"accumulate: a batch_size of {batch_size} cannot be cut into {parts} equal parts"
+            )
+
+
 class Optimizer(Strict):
     """BERT's Adam: see `pretrain.optimizer`."""
 
@@ -200,6 +208,9 @@ class Keep(Strict):
 
     every: PositiveInt
     until: PositiveInt | None = None
+
+
+Precision = Literal["float32", "bfloat16"]
 
 
 class Divergence(Strict):
@@ -240,6 +251,10 @@ class Pretraining(Strict):
     keep: list[Keep] = []
     optimizer: Optimizer = Optimizer()
     divergence: Divergence = Divergence()
+    # Of activations and products; weights, losses and sums over steps are float32.
+    precision: Precision = "float32"
+    # Parts into which a batch is cut, one after another, to need less memory.
+    accumulate: PositiveInt = 1
 
     @field_validator("seeds")
     @classmethod
@@ -257,6 +272,7 @@ class Pretraining(Strict):
             raise ValueError(
                 f"warmup_steps: {self.warmup_steps} must be less than steps, {self.steps}"
             )
+        _check_accumulate(self.accumulate, [self.batch_size])
         if self.max_masked >= self.sequence_length:
             raise ValueError(
                 f"max_masked: {self.max_masked} must be less than sequence_length, "
@@ -427,6 +443,8 @@ class Finetuning(Strict):
     checkpoint_every: PositiveInt = 1000
     optimizer: Optimizer = Optimizer()
     divergence: Divergence = Divergence()
+    precision: Precision = "float32"
+    accumulate: PositiveInt = 1
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -440,6 +458,10 @@ class Finetuning(Strict):
         partly = self.batch_size is not None or self.learning_rate is not None
         if self.search is None and not fixed:
             raise ValueError("give batch_size and learning_rate, or search")
+        if self.search is not None:
+            _check_accumulate(self.accumulate, self.search.batch_sizes)
+        elif self.batch_size is not None:
+            _check_accumulate(self.accumulate, [self.batch_size])
         if self.search is not None and partly:
             raise ValueError("search: chooses batch_size and learning_rate; leave those out")
         return self

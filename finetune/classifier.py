@@ -8,7 +8,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from configs.schema import Size
+from configs.schema import Precision, Size
 from pretrain.encoder import Gelu, build_backbone
 
 
@@ -20,6 +20,7 @@ def build_classifier(
     labels: int,
     dropout: float,
     gelu: Gelu = "tanh",
+    precision: Precision = "float32",
 ) -> keras.Model:
     """Build the classifier of one size (Devlin et al., 2019, Section 4.1).
 
@@ -30,16 +31,37 @@ def build_classifier(
         [row, label].
     """
     backbone = build_backbone(
-        size, vocabulary=vocabulary, positions=positions, dropout=dropout, gelu=gelu
+        size,
+        vocabulary=vocabulary,
+        positions=positions,
+        dropout=dropout,
+        gelu=gelu,
+        precision=precision,
     )
     pooled = keras.layers.Dropout(dropout)(backbone.output["pooled_output"])
     logits = keras.layers.Dense(labels, dtype="float32", name="classifier")(pooled)
     return keras.Model(inputs=backbone.input, outputs={"logits": logits}, name="finetuning")
 
 
-def classification_loss(outputs: Mapping[str, Any], batch: Mapping[str, Any]) -> dict[str, Any]:
-    """Mean cross-entropy and accuracy of one batch."""
+def classification_totals(batch: Mapping[str, Any]) -> dict[str, Any]:
+    """Rows of a batch."""
+    return {"rows": ops.cast(ops.shape(batch["label"])[0], "float32")}
+
+
+def classification_loss(
+    outputs: Mapping[str, Any],
+    batch: Mapping[str, Any],
+    totals: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Mean cross-entropy and accuracy of one batch.
+
+    With `totals` of a whole batch, what these rows of it add to them.
+    """
+    rows = (totals or classification_totals(batch))["rows"]
     logits, label = outputs["logits"], batch["label"]
-    loss = ops.mean(ops.sparse_categorical_crossentropy(label, logits, from_logits=True))
+    entropy = ops.sparse_categorical_crossentropy(label, logits, from_logits=True)
     right = ops.equal(ops.cast(ops.argmax(logits, axis=-1), "int32"), ops.cast(label, "int32"))
-    return {"loss": loss, "accuracy": ops.mean(ops.cast(right, "float32"))}
+    return {
+        "loss": ops.sum(entropy) / rows,
+        "accuracy": ops.sum(ops.cast(right, "float32")) / rows,
+    }

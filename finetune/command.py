@@ -9,12 +9,20 @@ import click
 
 from configs.schema import Experiment, load_experiment
 from pretrain.backend import missing_library
-from pretrain.command import PlanStage, plan_option, run_stage, show_plans, workers_option
+from pretrain.command import (
+    PlanStage,
+    devices_option,
+    plan_option,
+    run_stage,
+    show_plans,
+    workers_option,
+)
 
 
 @click.command()
 @click.argument("config", type=click.Path(path_type=Path))
 @workers_option
+@devices_option
 @click.option(
     "--check",
     is_flag=True,

@@ -12,10 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from configs.schema import Experiment, Task
-from finetune.classifier import build_classifier, classification_loss
+from finetune.classifier import build_classifier, classification_loss, classification_totals
 from finetune.order import EpochOrder
 from finetune.preparation import INPUTS, prepared_for, task_named
 from pretrain.checkpoint import Arrays, read_arrays, remove_leftovers
+from pretrain.devices import strategy_scope, training_strategy
 from pretrain.divergence import Watch
 from pretrain.engine import Batch, Engine, Run, run_seeds
 from pretrain.optimizer import BertAdam
@@ -69,22 +70,27 @@ def build_finetuning_engine(
     experiment: Experiment, task: Task, size: str, steps: int, vocabulary: int
 ) -> Engine:
     """Build the engine that finetunes one size on one task."""
-    settings = experiment.finetuning
-    model = build_classifier(
-        next(one for one in experiment.sizes if one.name == size),
-        vocabulary=vocabulary,
-        positions=experiment.pretraining.sequence_length,
-        labels=len(task.labels),
-        dropout=settings.dropout,
-        gelu=experiment.gelu,
-    )
-    optimizer = BertAdam(
-        settings.optimizer, warmup_steps=int(settings.warmup_share * steps), total_steps=steps
-    )
+    settings, strategy = experiment.finetuning, training_strategy()
+    with strategy_scope(strategy):
+        model = build_classifier(
+            next(one for one in experiment.sizes if one.name == size),
+            vocabulary=vocabulary,
+            positions=experiment.pretraining.sequence_length,
+            labels=len(task.labels),
+            dropout=settings.dropout,
+            gelu=experiment.gelu,
+            precision=settings.precision,
+        )
+        optimizer = BertAdam(
+            settings.optimizer, warmup_steps=int(settings.warmup_share * steps), total_steps=steps
+        )
     return Engine(
         model,
         classification_loss,
+        classification_totals,
         optimizer,
+        strategy=strategy,
+        accumulate=settings.accumulate,
         initializer_range=settings.initializer_range,
         watch=Watch.beyond_guessing(settings.divergence, math.log(len(task.labels))),
     )

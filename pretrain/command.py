@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import tempfile
 import time
@@ -16,6 +17,7 @@ from configs.errors import FieldError, InputError
 from configs.folder import prepare_folder
 from configs.schema import Experiment, load_experiment
 from pretrain.backend import backend_log, start_backend
+from pretrain.devices import PER_RUN, devices_per_run, devices_present
 
 if TYPE_CHECKING:
     from pretrain.plan import Plan
@@ -89,9 +91,10 @@ def _run_stage(
     start_backend(backend_log(folder))
     work = load()
 
-    from pretrain.workers import default_workers
-
-    work(experiment, workers or default_workers())
+    present = devices_present()
+    by_default = present.processes(devices_per_run())
+    logger.info("devices: %s", present.describe(devices_per_run(), workers or by_default))
+    work(experiment, workers or by_default)
     logger.info("%s: done, %.0f s in all", stage, time.monotonic() - begun)
 
 
@@ -125,13 +128,14 @@ def show_plans(config: Path, workers: int | None, load: Callable[[], Sequence[Pl
     with tempfile.TemporaryDirectory() as folder:
         start_backend(Path(folder) / "backend.log")
         stages = load()
+        present = devices_present()
+        by_default = present.processes(devices_per_run())
 
         from pretrain.plan import compare_with_paper, show_plan
-        from pretrain.workers import default_workers, devices_present
 
         plans = []
         for plan_stage in stages:
-            plan = plan_stage(experiment, workers or default_workers(), devices_present())
+            plan = plan_stage(experiment, workers or by_default, present.name)
             click.echo(show_plan(plan) + "\n")
             plans.append(plan)
     click.echo(compare_with_paper(plans))
@@ -142,7 +146,23 @@ workers_option = click.option(
     "--workers",
     type=click.IntRange(min=1),
     default=None,
-    help="Processes to share the runs out among; by default one a core, or 1 on an accelerator.",
+    help="Processes to share the runs out among; by default one a GPU, or one a core without.",
+)
+
+
+def _set_devices_per_run(_: click.Context, __: click.Parameter, value: int | None) -> None:
+    if value is not None:
+        os.environ[PER_RUN] = str(value)
+
+
+devices_option = click.option(
+    "--devices-per-run",
+    type=click.IntRange(min=1),
+    default=None,
+    expose_value=False,
+    callback=_set_devices_per_run,
+    help=f"GPUs among which each batch is shared out; 1 by default, or ${PER_RUN}. Without GPUs, "
+    "parts of the CPU, to try it. A TPU is always used whole.",
 )
 
 
@@ -157,6 +177,7 @@ plan_option = click.option(
 @click.command()
 @click.argument("config", type=click.Path(path_type=Path))
 @workers_option
+@devices_option
 @plan_option
 def main(config: Path, workers: int | None, only_plan: bool) -> None:
     """Pretrain every size of CONFIG with every pretraining seed; does only what is missing."""

@@ -12,7 +12,7 @@ from keras import ops
 from numpy.typing import NDArray
 from scipy.stats import truncnorm
 
-from configs.schema import Size
+from configs.schema import Precision, Size
 from pretrain.seeding import generator
 
 Weights = dict[str, NDArray[Any]]
@@ -34,7 +34,13 @@ _GELU = {"tanh": _gelu_tanh, "erf": _gelu_erf}
 
 
 def build_backbone(
-    size: Size, *, vocabulary: int, positions: int, dropout: float, gelu: Gelu = "tanh"
+    size: Size,
+    *,
+    vocabulary: int,
+    positions: int,
+    dropout: float,
+    gelu: Gelu = "tanh",
+    precision: Precision = "float32",
 ) -> keras_hub.models.BertBackbone:
     """Build the encoder of one size.
 
@@ -48,6 +54,8 @@ def build_backbone(
         Dropout rate everywhere in the encoder.
     gelu : str
         Its activation: `tanh`, BERT's own approximation, or `erf`, the function itself.
+    precision : str
+        Of activations and matrix products; the variables are float32 in any case.
     """
     backbone = keras_hub.models.BertBackbone(
         vocabulary_size=vocabulary,
@@ -57,6 +65,7 @@ def build_backbone(
         intermediate_dim=size.feedforward,
         dropout=dropout,
         max_sequence_length=positions,
+        dtype="float32" if precision == "float32" else f"mixed_{precision}",
         name="encoder",
     )
     if gelu != "tanh":
@@ -67,7 +76,13 @@ def build_backbone(
 
 
 def build_pretraining_model(
-    size: Size, *, vocabulary: int, positions: int, dropout: float, gelu: Gelu = "tanh"
+    size: Size,
+    *,
+    vocabulary: int,
+    positions: int,
+    dropout: float,
+    gelu: Gelu = "tanh",
+    precision: Precision = "float32",
 ) -> keras.Model:
     """Build the encoder with its masked-token and next-sentence heads.
 
@@ -79,7 +94,12 @@ def build_pretraining_model(
         [row, prediction, entry] and `next_sentence` [row, 2].
     """
     backbone = build_backbone(
-        size, vocabulary=vocabulary, positions=positions, dropout=dropout, gelu=gelu
+        size,
+        vocabulary=vocabulary,
+        positions=positions,
+        dropout=dropout,
+        gelu=gelu,
+        precision=precision,
     )
     mask_positions = keras.Input(shape=(None,), dtype="int32", name="mask_positions")
     masked_token = keras_hub.layers.MaskedLMHead(
@@ -100,11 +120,30 @@ def build_pretraining_model(
     )
 
 
-def pretraining_loss(outputs: Mapping[str, Any], batch: Mapping[str, Any]) -> dict[str, Any]:
-    """Loss and metrics of one batch.
+def pretraining_totals(batch: Mapping[str, Any]) -> dict[str, Any]:
+    """Masked tokens and rows of a batch, by which its sums are divided."""
+    return {
+        "masked": ops.sum(batch["mask_weights"]),
+        "rows": ops.cast(ops.shape(batch["is_random"])[0], "float32"),
+    }
+
+
+def pretraining_loss(
+    outputs: Mapping[str, Any],
+    batch: Mapping[str, Any],
+    totals: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Loss and metrics of one batch, or what a part of a batch adds to them.
 
     The loss is the mean cross-entropy over masked tokens plus that over next-sentence
     labels (Devlin et al., 2019, Appendix A.2).
+
+    Parameters
+    ----------
+    outputs, batch : mapping of str to array
+        Of the whole batch, or of some of its rows.
+    totals : mapping of str to scalar, optional
+        `pretraining_totals` of the whole batch, if these are some of its rows.
 
     Returns
     -------
@@ -112,7 +151,8 @@ def pretraining_loss(outputs: Mapping[str, Any], batch: Mapping[str, Any]) -> di
         `loss`, `masked_loss`, `masked_accuracy`, `next_loss`, `next_accuracy`.
     """
     weights = batch["mask_weights"]
-    total = ops.sum(weights) + 1e-5
+    totals = totals or pretraining_totals(batch)
+    total, rows = totals["masked"] + 1e-5, totals["rows"]
     entropy = ops.sparse_categorical_crossentropy(
         batch["mask_ids"], outputs["masked_token"], from_logits=True
     )
@@ -121,16 +161,17 @@ def pretraining_loss(outputs: Mapping[str, Any], batch: Mapping[str, Any]) -> di
     )
     masked_loss = ops.sum(weights * entropy) / total
     label = batch["is_random"]
-    next_loss = ops.mean(
-        ops.sparse_categorical_crossentropy(label, outputs["next_sentence"], from_logits=True)
+    next_entropy = ops.sparse_categorical_crossentropy(
+        label, outputs["next_sentence"], from_logits=True
     )
+    next_loss = ops.sum(next_entropy) / rows
     next_right = ops.equal(ops.argmax(outputs["next_sentence"], axis=-1), label)
     return {
         "loss": masked_loss + next_loss,
         "masked_loss": masked_loss,
         "masked_accuracy": ops.sum(weights * right) / total,
         "next_loss": next_loss,
-        "next_accuracy": ops.mean(ops.cast(next_right, "float32")),
+        "next_accuracy": ops.sum(ops.cast(next_right, "float32")) / rows,
     }
 
 

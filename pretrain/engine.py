@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -26,12 +27,16 @@ from pretrain.checkpoint import (
     remove_checkpoints,
     write_checkpoint,
 )
+from pretrain.devices import strategy_scope
 from pretrain.divergence import Diverged, Watch, record_divergence
 from pretrain.encoder import initial_weights
 from pretrain.optimizer import BertAdam
 from pretrain.seeding import derive_seed, generator
 
 Batch = Mapping[str, NDArray[Any]]
+
+# Between the dropout seeds of two devices: any large odd number.
+_APART = 1_000_000_007
 
 
 @dataclass(frozen=True)
@@ -123,9 +128,20 @@ class Engine:
     model : keras.Model
         The architecture; its inputs and outputs are mappings.
     loss : callable
-        From outputs and batch to scalars by name, `loss` among them; Keras operations only.
+        From the outputs and inputs of some rows of a batch, and `totals` of the whole batch,
+        to scalars by name, `loss` among them; added up over all rows they are those of the
+        batch. Keras operations only.
+    totals : callable
+        From a batch to sums by name, by which the loss is divided; summed over the parts of a
+        batch.
     optimizer : BertAdam
         With the schedule that all runs share.
+    strategy : tf.distribute.Strategy, optional
+        How each batch is shared out among devices; the model was built in its scope. None for
+        one device.
+    accumulate : int
+        Parts into which each device cuts its rows, one after another; what is learned is the
+        same but for rounding and for dropout's draws.
     initializer_range : float
         Standard deviation of initial weights.
     watch : Watch, optional
@@ -137,9 +153,12 @@ class Engine:
     def __init__(
         self,
         model: keras.Model,
-        loss: Callable[[Mapping[str, Any], Mapping[str, Any]], dict[str, Any]],
+        loss: Callable[[Mapping[str, Any], Mapping[str, Any], Mapping[str, Any]], dict[str, Any]],
+        totals: Callable[[Mapping[str, Any]], dict[str, Any]],
         optimizer: BertAdam,
         *,
+        strategy: Any = None,
+        accumulate: int = 1,
         initializer_range: float = 0.02,
         watch: Watch | None = None,
         steps_per_call: int = 20,
@@ -150,12 +169,16 @@ class Engine:
             )
         self.model = model
         self.loss = loss
+        self.totals = totals
         self.optimizer = optimizer
+        self.strategy = strategy
+        self.accumulate = accumulate
         self.initializer_range = initializer_range
         self.watch = watch or Watch()
         self.steps_per_call = steps_per_call
         self.inputs = list(model.input)
-        optimizer.build(model.trainable_variables)
+        with strategy_scope(strategy):
+            optimizer.build(model.trainable_variables)
         self._trainable = {variable.path: variable for variable in model.trainable_variables}
         # Dropout generators are numbered by the process, so their order names them.
         self._dropout = {
@@ -197,21 +220,114 @@ class Engine:
         for variable in self._optimizer.values():
             variable.assign(np.zeros(variable.shape, variable.dtype))
 
+    def _part(
+        self, batch: Mapping[str, Any], totals: Mapping[str, Any], seeds: Sequence[Any]
+    ) -> tuple[dict[str, Any], list[Any], list[Any]]:
+        """Compute what some rows add to a batch, and the next seeds of dropout."""
+        import tensorflow as tf
+
+        dropout = list(self._dropout.values())
+        with tf.GradientTape() as tape:
+            # Devices draw from different seeds, so these are not the variables' own.
+            with keras.StatelessScope(list(zip(dropout, seeds, strict=True))) as scope:
+                outputs = self.model({name: batch[name] for name in self.inputs}, training=True)
+            scalars = self.loss(outputs, batch, totals)
+        variables = [variable.value for variable in self._trainable.values()]
+        gradients = tape.gradient(scalars["loss"], variables)
+        return scalars, gradients, [scope.get_current_value(variable) for variable in dropout]
+
+    def _parts(
+        self, batch: Mapping[str, Any], totals: Mapping[str, Any], seeds: Sequence[Any]
+    ) -> tuple[dict[str, Any], list[Any], list[Any]]:
+        """Add up `_part` over equal parts of some rows, one after another."""
+        import tensorflow as tf
+
+        if self.accumulate == 1:
+            return self._part(batch, totals, seeds)
+        parts = {
+            name: tf.reshape(value, [self.accumulate, -1, *value.shape[1:]])
+            for name, value in batch.items()
+        }
+
+        def part(i: Any, seeds: Sequence[Any]) -> tuple[dict[str, Any], list[Any], list[Any]]:
+            rows = {name: value[i] for name, value in parts.items()}
+            scalars, gradients, seeds = self._part(rows, totals, seeds)
+            return scalars, [tf.convert_to_tensor(one) for one in gradients], list(seeds)
+
+        def add(i: Any, before: Any) -> tuple[Any, Any]:
+            scalars, gradients, seeds = part(i, before[2])
+            return i + 1, (*tf.nest.map_structure(tf.add, before[:2], (scalars, gradients)), seeds)
+
+        # A loop, not copies in the graph, which could run at the same time and need the memory.
+        _, sums = tf.while_loop(
+            lambda i, _: i < self.accumulate,
+            add,
+            (tf.constant(1), part(0, seeds)),
+            parallel_iterations=1,
+        )
+        return sums
+
     def _compile(self) -> Any:
         import tensorflow as tf
 
-        model, optimizer, loss, inputs = self.model, self.optimizer, self.loss, self.inputs
-        variables = list(self._trainable.values())
+        strategy = self.strategy
+        variables, dropout = list(self._trainable.values()), list(self._dropout.values())
+
+        def on_one_device(batch: Mapping[str, Any]) -> tuple[dict[str, Any], list[Any]]:
+            totals, seeds = self.totals(batch), [variable.value for variable in dropout]
+            if strategy is None:
+                scalars, gradients, seeds = self._parts(batch, totals, seeds)
+            else:
+                here = tf.distribute.get_replica_context()
+                add_up = partial(here.all_reduce, tf.distribute.ReduceOp.SUM)
+                place = tf.cast(here.replica_id_in_sync_group, tf.int32)
+                # The first word is a key and the second a counter. The first device's are as
+                # on one device.
+                apart = tf.stack([place * _APART, 0])
+                seeds = [seed + tf.cast(apart, seed.dtype) for seed in seeds]
+                scalars, gradients, seeds = self._parts(batch, add_up(totals), seeds)
+                # Before the optimizer clips them.
+                gradients = add_up([tf.convert_to_tensor(one) for one in gradients])
+                scalars = add_up(scalars)
+            self.optimizer.apply(gradients, variables)
+            return scalars, seeds
 
         def one_step(batch: Mapping[str, Any]) -> dict[str, Any]:
-            with tf.GradientTape() as tape:
-                outputs = model({name: batch[name] for name in inputs}, training=True)
-                metrics = loss(outputs, batch)
-            gradients = tape.gradient(metrics["loss"], [variable.value for variable in variables])
-            optimizer.apply(gradients, variables)
-            return metrics
+            if strategy is None:
+                scalars, seeds = on_one_device(batch)
+            else:
+                scalars, seeds = tf.nest.map_structure(
+                    lambda value: strategy.experimental_local_results(value)[0],
+                    strategy.run(on_one_device, args=(batch,)),
+                )
+            for variable, seed in zip(dropout, seeds, strict=True):
+                variable.assign(seed)
+            return scalars
 
         return tf.function(one_step, reduce_retracing=True)
+
+    def _shared_out(self, batch: Batch) -> Any:
+        """Give each device its rows of a batch."""
+        if self.strategy is None:
+            return batch
+        import tensorflow as tf
+
+        devices = self.strategy.num_replicas_in_sync
+        rows = len(next(iter(batch.values())))
+        if rows % (devices * self.accumulate):
+            raise InputError(
+                f"batch_size: {rows} cannot be cut into equal parts for {devices} devices with "
+                f"accumulate {self.accumulate}; give other --devices-per-run"
+            )
+        share = rows // devices
+
+        def own(context: Any) -> dict[str, Any]:
+            begin = context.replica_id_in_sync_group * share
+            return {
+                name: tf.constant(value[begin : begin + share]) for name, value in batch.items()
+            }
+
+        return self.strategy.experimental_distribute_values_from_function(own)
 
     def steps(self, batches: Batch) -> dict[str, NDArray[np.float32]]:
         """Take several steps from the present state.
@@ -230,7 +346,8 @@ class Engine:
             self._step = self._compile()
         count = len(next(iter(batches.values())))
         taken = [
-            self._step({name: value[i] for name, value in batches.items()}) for i in range(count)
+            self._step(self._shared_out({name: value[i] for name, value in batches.items()}))
+            for i in range(count)
         ]
         # Read only now, so that no step waits for the scalars of the one before.
         return {

@@ -74,6 +74,10 @@ class BertAdam(keras.optimizers.Optimizer):
             rate = ops.where(step < self.warmup_steps, step / self.warmup_steps, rate)
         return self._learning_rate * rate
 
+    def _all_reduce_sum_gradients(self, grads_and_vars: Any) -> Any:
+        # Keras sums over devices after clipping; the engine has done so before.
+        return grads_and_vars
+
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
         """Update one variable and its moments."""
         s = self.settings

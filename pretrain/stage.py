@@ -20,8 +20,9 @@ from configs.schema import Checkpoints, Experiment, Size
 from pretrain.checkpoint import Arrays, remove_leftovers, write_arrays
 from pretrain.checkpoint_import import read_checkpoint
 from pretrain.corpus import Corpus, open_corpus, read_manifest, tokenize_corpus
+from pretrain.devices import strategy_scope, training_strategy
 from pretrain.divergence import Watch, has_diverged, say_left_out
-from pretrain.encoder import build_pretraining_model, pretraining_loss
+from pretrain.encoder import build_pretraining_model, pretraining_loss, pretraining_totals
 from pretrain.engine import Batch, Engine, Recorder, Run, run_seeds
 from pretrain.instances import StaticInstances
 from pretrain.masking import mask_tokens
@@ -324,17 +325,25 @@ def _open_batches(experiment_json: str) -> PairBatches:
 
 def build_engine(experiment: Experiment, size: Size, vocabulary: int) -> Engine:
     """Build the engine that pretrains one size."""
-    settings = experiment.recipe
-    model = build_pretraining_model(
-        size, vocabulary=vocabulary, positions=settings.sequence_length, dropout=settings.dropout
-    )
-    optimizer = BertAdam(
-        settings.optimizer, warmup_steps=settings.warmup_steps, total_steps=settings.steps
-    )
+    settings, strategy = experiment.recipe, training_strategy()
+    with strategy_scope(strategy):
+        model = build_pretraining_model(
+            size,
+            vocabulary=vocabulary,
+            positions=settings.sequence_length,
+            dropout=settings.dropout,
+            precision=settings.precision,
+        )
+        optimizer = BertAdam(
+            settings.optimizer, warmup_steps=settings.warmup_steps, total_steps=settings.steps
+        )
     return Engine(
         model,
         pretraining_loss,
+        pretraining_totals,
         optimizer,
+        strategy=strategy,
+        accumulate=settings.accumulate,
         initializer_range=settings.initializer_range,
         watch=Watch.beyond_guessing(settings.divergence, math.log(vocabulary) + math.log(2)),
     )

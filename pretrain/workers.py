@@ -20,33 +20,13 @@ from tqdm import tqdm
 from configs.errors import InputError
 from configs.schema import Experiment
 from pretrain.backend import backend_log, start_backend
+from pretrain.devices import take_devices
 from pretrain.divergence import Diverged
 
 logger = logging.getLogger(__name__)
 
 Advance = Callable[[int], None]
 Work = Callable[[Experiment, Any, Advance], str]
-
-
-def default_workers() -> int:
-    """One worker a core, or one in all where TensorFlow finds an accelerator."""
-    import tensorflow as tf
-
-    if tf.config.list_physical_devices("GPU") or tf.config.list_physical_devices("TPU"):
-        return 1
-    return os.cpu_count() or 1
-
-
-def devices_present() -> str:
-    """Say what TensorFlow would compute on: accelerators if it finds any, or cores."""
-    import tensorflow as tf
-
-    for kind in ("TPU", "GPU"):
-        found = tf.config.list_physical_devices(kind)
-        if found:
-            details = tf.config.experimental.get_device_details(found[0]) if kind == "GPU" else {}
-            return f"{len(found)} {details.get('device_name', kind)}"
-    return f"{os.cpu_count() or 1} CPU cores"
 
 
 def share_out(
@@ -101,8 +81,8 @@ def share_out(
     # By its name, so that a worker watches its parent before it imports TensorFlow.
     name = (work.__module__, work.__name__)
     processes = [
-        context.Process(target=_worker, args=(name, experiment, waiting, said))
-        for _ in range(workers)
+        context.Process(target=_worker, args=(i, name, experiment, waiting, said))
+        for i in range(workers)
     ]
     for process in processes:
         process.start()
@@ -154,6 +134,7 @@ def share_out(
 
 
 def _worker(
+    number: int,
     name: tuple[str, str],
     experiment: Experiment,
     waiting: Queue[Any],
@@ -167,6 +148,7 @@ def _worker(
         tf.config.threading.set_intra_op_parallelism_threads(1)
         tf.config.threading.set_inter_op_parallelism_threads(1)
         tf.config.experimental.enable_op_determinism()
+        take_devices(number)
         work: Work = getattr(importlib.import_module(name[0]), name[1])
         while (item := waiting.get()) is not None:
             try:

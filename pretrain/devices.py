@@ -1,0 +1,143 @@
+"""Devices that a process trains on: one, or several among which each batch is shared out."""
+
+from __future__ import annotations
+
+import os
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from configs.errors import InputError
+
+# An environment variable, so that worker processes and `make` have it too.
+PER_RUN = "DEVICES_PER_RUN"
+
+
+@dataclass(frozen=True)
+class Devices:
+    """What there is to train on.
+
+    Attributes
+    ----------
+    kind : str
+        `CPU`, `GPU` or `TPU`.
+    count : int
+        GPUs, TPU cores, or CPU cores.
+    name : str
+        What they are called, with their number.
+    """
+
+    kind: str
+    count: int
+    name: str = ""
+
+    def processes(self, per_run: int) -> int:
+        """How many processes train at a time by default.
+
+        One run on each GPU is the most work done where there are many runs, because nothing
+        is exchanged between them. All cores of a TPU belong to one process.
+
+        Raises
+        ------
+        InputError
+            If a run cannot have so many devices.
+        """
+        if self.kind != "TPU" and per_run > self.count:
+            raise InputError(
+                f"--devices-per-run: {per_run} is more than the {self.count} {self.kind} devices "
+                "that there are"
+            )
+        return 1 if self.kind == "TPU" else self.count // per_run
+
+    def describe(self, per_run: int, processes: int) -> str:
+        """One line for the log."""
+        if self.kind == "TPU":
+            return f"{self.name}, each batch shared out among its cores (TPUStrategy)"
+        shared = ", each batch shared out among them (MirroredStrategy)" if per_run > 1 else ""
+        return f"{self.name} for {processes} processes, {per_run} a run{shared}"
+
+
+def devices_present() -> Devices:
+    """Look at what TensorFlow finds: a TPU before GPUs before the CPU."""
+    import tensorflow as tf
+
+    address = os.environ.get("TPU_NAME")
+    if address:
+        return Devices("TPU", 0, f"the TPU {address}")
+    for kind in ("TPU", "GPU"):
+        found = tf.config.list_physical_devices(kind)
+        if found:
+            details = tf.config.experimental.get_device_details(found[0]) if kind == "GPU" else {}
+            return Devices(kind, len(found), f"{len(found)} {details.get('device_name', kind)}")
+    cores = os.cpu_count() or 1
+    return Devices("CPU", cores, f"{cores} CPU cores")
+
+
+def devices_per_run() -> int:
+    """How many devices share each batch of a run, as the command was told; 1 by default.
+
+    Raises
+    ------
+    InputError
+        If the environment variable is no such number.
+    """
+    value = os.environ.get(PER_RUN, "1")
+    if not value.isdigit() or int(value) < 1:
+        raise InputError(f"{PER_RUN}: {value!r} is not a number of devices")
+    return int(value)
+
+
+def take_devices(worker: int) -> None:
+    """Give a worker process its own devices; before TensorFlow computes anything.
+
+    Parameters
+    ----------
+    worker : int
+        From 0. With more workers than fit the GPUs, several share one.
+    """
+    import tensorflow as tf
+
+    per_run, present = devices_per_run(), devices_present()
+    if present.kind == "GPU":
+        gpus = tf.config.list_physical_devices("GPU")
+        first = worker % present.processes(per_run) * per_run
+        tf.config.set_visible_devices(gpus[first : first + per_run], "GPU")
+        for gpu in gpus[first : first + per_run]:
+            # Otherwise the first process on a GPU takes all its memory.
+            tf.config.experimental.set_memory_growth(gpu, True)
+    elif present.kind == "CPU" and per_run > 1:
+        tf.config.set_logical_device_configuration(
+            tf.config.list_physical_devices("CPU")[0],
+            [tf.config.LogicalDeviceConfiguration()] * per_run,
+        )
+
+
+@lru_cache(maxsize=1)
+def training_strategy() -> Any:
+    """How this process shares out batches.
+
+    Returns
+    -------
+    tf.distribute.Strategy or None
+        `TPUStrategy` on a TPU, `MirroredStrategy` on several devices, None on one.
+    """
+    import tensorflow as tf
+
+    kind = devices_present().kind
+    if kind == "TPU":
+        resolver = tf.distribute.cluster_resolver.TPUClusterResolver(
+            tpu=os.environ.get("TPU_NAME", "local")
+        )
+        tf.config.experimental_connect_to_cluster(resolver)
+        tf.tpu.experimental.initialize_tpu_system(resolver)
+        return tf.distribute.TPUStrategy(resolver)
+    devices = tf.config.list_logical_devices(kind)
+    if len(devices) == 1:
+        return None
+    return tf.distribute.MirroredStrategy([device.name for device in devices])
+
+
+def strategy_scope(strategy: Any) -> AbstractContextManager[Any]:
+    """Scope in which the variables of a strategy are made; None has none."""
+    return nullcontext() if strategy is None else strategy.scope()
