@@ -233,7 +233,11 @@ class Engine:
                 outputs = self.model({name: batch[name] for name in self.inputs}, training=True)
             scalars = self.loss(outputs, batch, totals)
         variables = [variable.value for variable in self._trainable.values()]
-        gradients = tape.gradient(scalars["loss"], variables)
+        # An embedding's gradient comes as rows, some of them of the same entry; the norm by which
+        # gradients are clipped is that of their sums.
+        gradients = [
+            tf.convert_to_tensor(gradient) for gradient in tape.gradient(scalars["loss"], variables)
+        ]
         return scalars, gradients, [scope.get_current_value(variable) for variable in dropout]
 
     def _parts(
@@ -252,7 +256,7 @@ class Engine:
         def part(i: Any, seeds: Sequence[Any]) -> tuple[dict[str, Any], list[Any], list[Any]]:
             rows = {name: value[i] for name, value in parts.items()}
             scalars, gradients, seeds = self._part(rows, totals, seeds)
-            return scalars, [tf.convert_to_tensor(one) for one in gradients], list(seeds)
+            return scalars, gradients, list(seeds)
 
         def add(i: Any, before: Any) -> tuple[Any, Any]:
             scalars, gradients, seeds = part(i, before[2])
@@ -287,7 +291,7 @@ class Engine:
                 seeds = [seed + tf.cast(apart, seed.dtype) for seed in seeds]
                 scalars, gradients, seeds = self._parts(batch, add_up(totals), seeds)
                 # Before the optimizer clips them.
-                gradients = add_up([tf.convert_to_tensor(one) for one in gradients])
+                gradients = add_up(gradients)
                 scalars = add_up(scalars)
             self.optimizer.apply(gradients, variables)
             return scalars, seeds
