@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import click
 
-from scripts import bench_analysis, bench_peers, bench_training
+from scripts import bench_analysis, bench_corpus, bench_peers, bench_training
 
 
 @click.command()
 @click.pass_context
 def main(context: click.Context) -> None:
-    """Run the benchmarks of the analysis and of training."""
+    """Run the benchmarks of the analysis, of tokenizing and of training."""
     context.invoke(bench_analysis.main)
+    context.invoke(bench_corpus.main)
     context.invoke(bench_training.main)
     context.invoke(bench_peers.main)
 
