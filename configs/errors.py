@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from pathlib import Path
 
 import click
@@ -50,7 +51,7 @@ def no_space(error: BaseException | None, where: Path) -> InputError | None:
     """
     while error is not None:
         named = isinstance(error, OSError) and error.errno in _NO_SPACE
-        if named or "No space left on device" in str(error):
+        if named or any(os.strerror(number) in str(error) for number in _NO_SPACE):
             return InputError(
                 f"{where}: no space left to write it; free some and run the same command again, "
                 "which goes on from what was written before"

@@ -46,7 +46,7 @@ def prepare_folder(experiment: Experiment) -> Path:
         made = [
             path
             for path in folder.iterdir()
-            if path.name not in (_RECORD, "logs") and not _is_leftover(path)
+            if path.name not in (_RECORD, "logs", "claims") and not _is_leftover(path)
         ]
         if made:
             raise InputError(
@@ -56,6 +56,8 @@ def prepare_folder(experiment: Experiment) -> Path:
         write_text(record, text)
         return folder
     if folder.exists() and not (folder.is_dir() and all(map(_is_leftover, folder.iterdir()))):
+        if record.is_file():  # made by another process since
+            return prepare_folder(experiment)
         raise InputError(f"{folder}: is there already and is no experiment; give another output")
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -11,11 +11,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from configs.folder import write_text
+from configs.folder import write_text, written_beside
 from configs.schema import Experiment, Task
 from finetune.encoding import encode_instances
 from finetune.tasks import describe, load_task, prepared_folder, prepared_instances
 from pretrain.checkpoint import Arrays, read_arrays, write_arrays
+from pretrain.claims import claimed
 from pretrain.stage import vocabulary_file
 from pretrain.wordpiece import build_tokenizer, read_vocabulary
 
@@ -31,10 +32,21 @@ def task_named(experiment: Experiment, name: str) -> Task:
 
 def prepare_task(experiment: Experiment, task: Task) -> None:
     """Load and tokenize a task's instances, once."""
+    if not _is_prepared(experiment, task):
+        with claimed(experiment, f"task/{task.name}"):
+            if not _is_prepared(experiment, task):
+                _prepare_task(experiment, task)
+
+
+def _is_prepared(experiment: Experiment, task: Task) -> bool:
     folder = prepared_folder(experiment.output, task.name)
-    done = prepared_instances(experiment.output, task.name)
-    if done.is_file():
-        return
+    arrays = (folder / f"{name}.safetensors" for name in ("train", "evaluation"))
+    files = (*arrays, prepared_instances(experiment.output, task.name))
+    return all(file.is_file() for file in files)
+
+
+def _prepare_task(experiment: Experiment, task: Task) -> None:
+    folder = prepared_folder(experiment.output, task.name)
     data = load_task(task, experiment.world)
     tokenizer = build_tokenizer(
         read_vocabulary(vocabulary_file(experiment.output)),
@@ -53,9 +65,8 @@ def prepare_task(experiment: Experiment, task: Task) -> None:
     if data.removed is not None:
         write_text(folder / "duplicates.csv", data.removed.to_csv(index=False))
     # Last, because its presence says that the others are whole.
-    partial = done.with_name(f"{done.name}.partial")
-    data.evaluation.to_parquet(partial, index=False)
-    partial.replace(done)
+    with written_beside(prepared_instances(experiment.output, task.name)) as partial:
+        data.evaluation.to_parquet(partial, index=False)
     for line in describe(task, data):
         logger.info(line)
 
@@ -92,8 +103,8 @@ class Prepared:
 def open_prepared(folder: Path, folds: int) -> Prepared:
     """Open a task's tokenized instances."""
     return Prepared(
-        read_arrays(folder / "train.safetensors"),
-        read_arrays(folder / "evaluation.safetensors"),
+        read_arrays(folder / "train.safetensors", made_by="python -m finetune"),
+        read_arrays(folder / "evaluation.safetensors", made_by="python -m finetune"),
         folds,
     )
 

@@ -64,12 +64,14 @@ def chosen_hyperparameters(
         return _fixed_hyperparameters(experiment)
     encoders = {size.name: pretrained_seeds(experiment, size.name) for size in experiment.sizes}
     trials = search_trials(experiment, task, encoders)
-    missing = [trial for trial in trials if not trial.result.is_file()]
+    missing = [trial for trial in trials if not is_tried(experiment, trial)]
     share_out(
         run_trial,
         experiment,
         missing,
-        steps=sum(_steps(experiment, trial) for trial in missing),
+        is_done=is_tried,
+        claim=lambda trial: f"search/{task.name}/{trial.result.parent.name}",
+        steps=lambda trial: _steps(experiment, trial),
         workers=workers,
         label=f"search on {task.name}",
     )
@@ -223,6 +225,11 @@ def show(table: pd.DataFrame, held_out: float) -> str:
 def held_out_rows(search: Search, rows: int) -> int:
     """Count the training instances that a search holds out."""
     return max(round(search.held_out * rows), 1)
+
+
+def is_tried(experiment: Experiment, trial: Trial) -> bool:
+    """Whether the result of a trial is there."""
+    return trial.result.is_file()
 
 
 def _parts(experiment: Experiment, trial: Trial) -> tuple[np.ndarray, np.ndarray]:

@@ -15,7 +15,7 @@ from finetune.search import chosen_hyperparameters
 from finetune.training import FinetuningRun, Hyperparameters, finetune, total_steps
 from pretrain.checkpoint import write_arrays
 from pretrain.divergence import has_diverged, say_left_out
-from pretrain.stage import largest_first, pretrained_seeds, run_folder
+from pretrain.stage import largest_first, pretrained_seeds, run_folder, tidy_run
 from pretrain.workers import Advance, share_out
 
 logger = logging.getLogger(__name__)
@@ -83,15 +83,28 @@ def finetune_experiment(experiment: Experiment, workers: int) -> None:
     absent_runs = [run for run in runs if not is_finetuned(experiment, run)]
     missing = [run for run in absent_runs if not has_diverged(folder_of(experiment, run))]
     say_left_out("finetuning", [folder_of(experiment, run) for run in absent_runs])
+    for run in set(runs) - set(absent_runs):
+        tidy_run(experiment, folder_of(experiment, run), _claim(run))
     logger.info("finetuning: %d of %d runs to do", len(missing), len(runs))
     share_out(
         finetune_run,
         experiment,
         missing,
-        steps=sum(steps_of(experiment, run) for run in missing),
+        is_done=is_settled,
+        claim=_claim,
+        steps=lambda run: steps_of(experiment, run),
         workers=workers,
         label="finetuning",
     )
+
+
+def is_settled(experiment: Experiment, run: FinetuningRun) -> bool:
+    """Whether a run is finetuned, or was given up because it diverged."""
+    return is_finetuned(experiment, run) or has_diverged(folder_of(experiment, run))
+
+
+def _claim(run: FinetuningRun) -> str:
+    return f"finetune/{run.name}"
 
 
 def finetuning_runs(

@@ -18,8 +18,9 @@ from finetune.inference import predict_probabilities
 from finetune.preparation import INPUTS, evaluation_frame, prepared_for, task_named
 from finetune.stage import classifier_file, classifier_folder
 from finetune.tasks import prepared_instances
-from predict.store import create_store, finish_runs, finished_runs, write_run
+from predict.store import are_finished, create_store, finish_runs, finished_runs, write_run
 from pretrain.checkpoint import read_arrays
+from pretrain.claims import claimed
 from pretrain.divergence import has_diverged, say_left_out
 from pretrain.engine import assign_weights
 from pretrain.stage import largest_first, run_folder, vocabulary_file
@@ -78,7 +79,8 @@ def predict_experiment(experiment: Experiment, workers: int) -> None:
         if not prepared_instances(output, task.name).is_file():
             raise InputError(f"{output}: {task.name} is not finetuned; run python -m finetune")
         store = store_path(output, task.name)
-        _create(experiment, task, store)
+        with claimed(experiment, f"store/{task.name}"):
+            _create(experiment, task, store)
         finished = finished_runs(store)
         present += len(finished)
         for size in largest_first(experiment.sizes):
@@ -113,13 +115,25 @@ def predict_experiment(experiment: Experiment, workers: int) -> None:
         predict_item,
         experiment,
         items,
-        steps=count,
+        is_done=is_predicted,
+        claim=lambda item: f"predict/{item.task}/{item.size}/p{item.pretrain_seed}",
+        steps=lambda item: len(item.runs),
         workers=workers,
         label="predicting",
         unit="run",
     )
     for task in experiment.tasks:
         logger.info("predictions: %s", store_path(output, task.name))
+
+
+def is_predicted(experiment: Experiment, item: PredictionItem) -> bool:
+    """Whether all runs of an item are marked finished in the tensor."""
+    return are_finished(
+        store_path(experiment.output, item.task),
+        size=item.size,
+        pretrain_seed=item.pretrain_seed,
+        runs=item.runs,
+    )
 
 
 def _is_whole(

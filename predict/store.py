@@ -425,6 +425,30 @@ def finished_runs(path: Path | str) -> set[tuple[str, int, int, float]]:
     }
 
 
+def are_finished(
+    path: Path | str, *, size: str, pretrain_seed: int, runs: Sequence[tuple[int, float]]
+) -> bool:
+    """Whether some runs of one pretrained model are all marked finished.
+
+    Parameters
+    ----------
+    path : path
+        The store.
+    size, pretrain_seed
+        The pretrained model.
+    runs : sequence of (finetune_seed, epoch)
+        Its runs.
+
+    Raises
+    ------
+    InputError
+        If the store has no such run.
+    """
+    store = _open_for_writing(Path(path))
+    positions = (store.position(size, pretrain_seed, seed, epoch) for seed, epoch in runs)
+    return all(bool(store.finished[position]) for position in positions)
+
+
 def open_store(path: Path | str) -> xr.Dataset:
     """Open a prediction store, lazily, after checking that it is what it should be.
 

@@ -155,6 +155,11 @@ def remove_checkpoints(folder: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def has_remains(folder: Path) -> bool:
+    """Whether there are training states or half-written files in a run's folder."""
+    return bool(_checkpoints(folder)) or any(folder.glob("*.partial-*"))
+
+
 def remove_leftovers(folder: Path) -> None:
     """Remove half-written files that a killed process left in a run's folder."""
     for path in folder.glob("*.partial-*"):

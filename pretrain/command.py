@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from configs.errors import FieldError, InputError
+from configs.errors import FieldError, InputError, no_space
 from configs.folder import prepare_folder
 from configs.schema import Experiment, load_experiment
 from pretrain.backend import backend_log, start_backend
@@ -27,13 +27,20 @@ PlanStage = Callable[[Experiment, int, str], "Plan"]
 logger = logging.getLogger(__name__)
 
 
+class _KeptLog(logging.FileHandler):
+    """A log file; on a full disk its lines are lost, and the command says what else is."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        pass
+
+
 def log_to(folder: Path, stage: str) -> None:
     """Say what is done on standard error, and keep it in the experiment's `logs/STAGE.log`."""
     target = folder / "logs" / f"{stage}.log"
     target.parent.mkdir(parents=True, exist_ok=True)
     root = logging.getLogger()
     root.setLevel(logging.INFO)
-    kept = logging.FileHandler(target, encoding="utf-8")
+    kept = _KeptLog(target, encoding="utf-8")
     kept.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
     root.addHandler(kept)
     shown = logging.StreamHandler(sys.stderr)
@@ -76,6 +83,12 @@ def run_stage(
         _run_stage(stage, config, workers, load)
     except FieldError as error:
         raise InputError(f"{config}: {error.message}") from error
+    except InputError:
+        raise
+    except Exception as error:
+        if (full := no_space(error, load_experiment(config).output)) is not None:
+            raise full from error
+        raise
 
 
 def _run_stage(

@@ -17,8 +17,15 @@ from tqdm import tqdm
 from configs.errors import FieldError, InputError
 from configs.folder import prepare_folder, write_text
 from configs.schema import Checkpoints, Experiment, Size
-from pretrain.checkpoint import Arrays, remove_leftovers, write_arrays
+from pretrain.checkpoint import (
+    Arrays,
+    has_remains,
+    remove_checkpoints,
+    remove_leftovers,
+    write_arrays,
+)
 from pretrain.checkpoint_import import read_checkpoint
+from pretrain.claims import Claim, claimed
 from pretrain.corpus import Corpus, open_corpus, read_manifest, tokenize_corpus
 from pretrain.devices import strategy_scope, training_strategy
 from pretrain.divergence import Watch, has_diverged, say_left_out
@@ -112,28 +119,63 @@ def pretrain_experiment(experiment: Experiment, workers: int) -> None:
     """
     output = prepare_folder(experiment)
     if isinstance(experiment.pretraining, Checkpoints):
-        import_encoders(experiment, experiment.pretraining)
+        with claimed(experiment, "pretrain/import"):
+            import_encoders(experiment, experiment.pretraining)
         return
     _prepare_vocabulary(experiment, output)
     _prepare_corpus(experiment, output, workers)
-    absent = [
+    runs = [
         (size.name, seed)
         for size in largest_first(experiment.sizes)
         for seed in experiment.pretrain_seeds
-        if not encoder_file(output, size.name, seed).is_file()
     ]
+    absent = [run for run in runs if not encoder_file(output, *run).is_file()]
+    for run in set(runs) - set(absent):
+        tidy_run(experiment, run_folder(output, *run), _claim(run))
     missing = [item for item in absent if not has_diverged(run_folder(output, *item))]
     say_left_out("pretraining", [run_folder(output, *item) for item in absent])
-    total = len(experiment.sizes) * len(experiment.pretrain_seeds)
-    logger.info("pretraining: %d of %d runs to do", len(missing), total)
+    logger.info("pretraining: %d of %d runs to do", len(missing), len(runs))
     share_out(
         pretrain_run,
         experiment,
         missing,
-        steps=len(missing) * experiment.recipe.steps,
+        is_done=is_settled,
+        claim=_claim,
+        steps=lambda _: experiment.recipe.steps,
         workers=workers,
         label="pretraining",
     )
+
+
+def is_settled(experiment: Experiment, run: tuple[str, int]) -> bool:
+    """Whether the encoder of a size and pretraining seed is there, or the run diverged."""
+    output = experiment.output
+    return encoder_file(output, *run).is_file() or has_diverged(run_folder(output, *run))
+
+
+def _claim(run: tuple[str, int]) -> str:
+    return f"pretrain/{run[0]}/p{run[1]}"
+
+
+def tidy_run(experiment: Experiment, folder: Path, name: str) -> None:
+    """Remove what a process left in a run's folder that was killed when the run was done.
+
+    Parameters
+    ----------
+    experiment : Experiment
+        The whole experiment.
+    folder : Path
+        The run's folder.
+    name : str
+        Name of its claim.
+    """
+    claim = Claim(experiment, name)
+    if (claim.path.exists() or has_remains(folder)) and claim.take():
+        try:
+            remove_leftovers(folder)
+            remove_checkpoints(folder)
+        finally:
+            claim.give_back()
 
 
 def import_encoders(experiment: Experiment, settings: Checkpoints) -> None:
@@ -182,8 +224,13 @@ def import_encoders(experiment: Experiment, settings: Checkpoints) -> None:
 
 def _prepare_vocabulary(experiment: Experiment, output: Path) -> None:
     target = vocabulary_file(output)
-    if target.is_file():
-        return
+    if not target.is_file():
+        with claimed(experiment, "vocabulary"):
+            if not target.is_file():
+                _make_vocabulary(experiment, target)
+
+
+def _make_vocabulary(experiment: Experiment, target: Path) -> None:
     settings, corpus = experiment.vocabulary, experiment.corpus
     assert settings is not None and corpus is not None  # the schema asks for both
     if settings.file is not None:
@@ -207,21 +254,9 @@ def _prepare_vocabulary(experiment: Experiment, output: Path) -> None:
 def _prepare_corpus(experiment: Experiment, output: Path, workers: int) -> None:
     folder = output / "corpus"
     if not (folder / "corpus.json").is_file():
-        assert experiment.corpus is not None  # the schema asks for it
-        tokenizer = build_tokenizer(
-            read_vocabulary(vocabulary_file(output)), lowercase=experiment.lowercase
-        )
-        texts = open_texts(experiment.corpus, experiment.world)
-        with tqdm(desc="tokenizing", unit="B", unit_scale=True) as bar:
-
-            def progress(done: int, total: int, resumed: bool) -> None:
-                bar.total = total
-                if resumed:
-                    # What an earlier command did says nothing of the rate.
-                    bar.initial += done
-                bar.update(done)
-
-            tokenize_corpus(texts, tokenizer, folder, workers=workers, on_progress=progress)
+        with claimed(experiment, "corpus"):
+            if not (folder / "corpus.json").is_file():
+                _make_corpus(experiment, folder, workers)
     manifest = read_manifest(folder)
     counts = ", ".join(f"{manifest[name]} {name}" for name in ("documents", "sentences", "tokens"))
     logger.info("corpus: %s", counts)
@@ -230,6 +265,24 @@ def _prepare_corpus(experiment: Experiment, output: Path, workers: int) -> None:
             "pretraining.random_next_share: the corpus has one document, so there is no other "
             "to draw a random next sentence from; give 0, or fewer rows_per_document"
         )
+
+
+def _make_corpus(experiment: Experiment, folder: Path, workers: int) -> None:
+    assert experiment.corpus is not None  # the schema asks for it
+    tokenizer = build_tokenizer(
+        read_vocabulary(vocabulary_file(experiment.output)), lowercase=experiment.lowercase
+    )
+    texts = open_texts(experiment.corpus, experiment.world)
+    with tqdm(desc="tokenizing", unit="B", unit_scale=True) as bar:
+
+        def progress(done: int, total: int, resumed: bool) -> None:
+            bar.total = total
+            if resumed:
+                # What an earlier command did says nothing of the rate.
+                bar.initial += done
+            bar.update(done)
+
+        tokenize_corpus(texts, tokenizer, folder, workers=workers, on_progress=progress)
 
 
 class PairBatches:

@@ -115,8 +115,23 @@ def time_sizes(
             for size in sizes
         ]
         elsewhere = experiment.model_copy(update={"output": folder})
-        share_out(work, elsewhere, items, steps=len(items), workers=1, label=label, unit="size")
+        share_out(
+            work,
+            elsewhere,
+            items,
+            is_done=is_timed,
+            claim=lambda item: item.size,
+            steps=lambda item: 1,
+            workers=1,
+            label=label,
+            unit="size",
+        )
         return {item.size: float(json.loads(item.result.read_text())) for item in items}
+
+
+def is_timed(experiment: Experiment, timing: Timing) -> bool:
+    """Whether the result of a timing is there."""
+    return timing.result.is_file()
 
 
 def keep_seconds(timing: Timing, seconds: float) -> None:

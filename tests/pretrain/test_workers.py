@@ -12,8 +12,16 @@ import pytest
 from configs.errors import InputError
 from configs.schema import Experiment
 from pretrain.divergence import Diverged
-from pretrain.workers import Advance, share_out
+from pretrain.workers import Advance, Work, share_out
 from tests.experiments import environment, small_experiment
+
+
+def is_there(experiment: Experiment, item: Path) -> bool:
+    return item.is_file()
+
+
+def never_done(experiment: Experiment, item: Any) -> bool:
+    return False
 
 
 def refuse(experiment: Experiment, item: Any, advance: Advance) -> str:
@@ -44,16 +52,38 @@ from click import command
 from configs.errors import InputError
 from pretrain.workers import share_out
 from tests.experiments import small_experiment
-from tests.pretrain.test_workers import refuse
+from tests.pretrain.test_workers import never_done, refuse
 
 @command()
 def main():
     items = [f"{i:0100d}" for i in range(5000)]
-    share_out(refuse, small_experiment(sys.argv.pop()), items, steps=5000, workers=1, label="x")
+    share_out(
+        refuse,
+        small_experiment(sys.argv.pop()),
+        items,
+        is_done=never_done,
+        claim=str,
+        steps=lambda item: 1,
+        workers=1,
+        label="x",
+    )
 
 if __name__ == "__main__":
     main(args=[])
 """
+
+
+def share_files(work: Work, output: Path, items: list[Path]) -> None:
+    share_out(
+        work,
+        small_experiment(output),
+        items,
+        is_done=is_there,
+        claim=lambda item: item.name,
+        steps=lambda item: 1,
+        workers=1,
+        label="x",
+    )
 
 
 def test_bad_input_ends_the_command_though_many_items_wait(tmp_path: Path) -> None:
@@ -75,16 +105,18 @@ def test_bad_input_ends_the_command_though_many_items_wait(tmp_path: Path) -> No
 def test_a_worker_that_dies_ends_the_command_and_what_was_done_stays(tmp_path: Path) -> None:
     items = [tmp_path / "one", tmp_path / "die", tmp_path / "never"]
     with pytest.raises(InputError, match=r"^x: a worker process died .* run the same command"):
-        share_out(die, small_experiment(tmp_path / "out"), items, steps=3, workers=1, label="x")
+        share_files(die, tmp_path / "out", items)
     # One thread whatever the number of workers: with more, sums come out differently.
     assert items[0].read_text() == "1"
     assert not items[2].exists()
+    # The claim of the one that died is not left to expire.
+    assert list((tmp_path / "out" / "claims").iterdir()) == []
 
 
 def test_a_run_that_diverges_does_not_stop_the_others(tmp_path: Path) -> None:
     items = [tmp_path / "one", tmp_path / "diverge", tmp_path / "other"]
     said = r"^x: 1 of 3 runs diverged \(base/p1: the loss is nan at step 7\), all others are done"
     with pytest.raises(InputError, match=said):
-        share_out(diverge, small_experiment(tmp_path / "out"), items, steps=3, workers=1, label="x")
+        share_files(diverge, tmp_path / "out", items)
     assert items[0].is_file()
     assert items[2].is_file()
