@@ -19,11 +19,14 @@ from analysis.figure_style import (
     MARK,
     OBSERVED,
     PAGE_WIDTH,
+    characters_in,
     minus,
     new_figure,
+    shortened,
+    wrapped,
 )
 
-PANEL_WIDTH = 1.15
+PANEL_WIDTH = 1.4
 """Least width of a panel of the grid, in inches."""
 
 
@@ -59,7 +62,7 @@ def decay_cumulative_figure(curves: DecayCurves, s1: str, s2: str) -> Figure:
             bbox={"boxstyle": "square,pad=0.1", "facecolor": "white", "edgecolor": "none"},
             arrowprops={"arrowstyle": "-", "color": MARK, "linewidth": 0.6},
         )
-    axes.set_xlabel(f"threshold t (change from {s1} to {s2})")
+    axes.set_xlabel(wrapped(f"threshold t (change from {s1} to {s2})", COLUMN_WIDTH))
     axes.set_ylabel("fraction that changes by ≤ t")
     axes.legend(loc="upper left")
     return figure
@@ -96,7 +99,8 @@ def decay_grid_figure(sizes: Sequence[str], pairs: Sequence[Comparison]) -> Figu
                 continue
             bound = decay_bound(curves)
             top = _draw_curves(axes, curves, bound)
-            axes.set_title(f"{s1} to {s2}", pad=3)
+            # The axes lie to the right in their panel, and the title over the axes.
+            _set_title(axes, s1, s2, width / panels - 0.3)
             axes.text(-0.97, 0.97 * top, _text_of(bound), va="top", fontsize=6.5)
             axes.yaxis.set_major_locator(MaxNLocator(3, steps=[1, 2, 5, 10]))
             axes.set_xticks([-1.0, -0.5, 0.0], ["\N{MINUS SIGN}1", "\N{MINUS SIGN}0.5", "0"])
@@ -108,6 +112,15 @@ def decay_grid_figure(sizes: Sequence[str], pairs: Sequence[Comparison]) -> Figu
     figure.supxlabel("threshold t", fontsize=8)
     figure.supylabel("fraction of instances that changes by ≤ t", fontsize=8)
     return figure
+
+
+def _set_title(axes: Axes, s1: str, s2: str, width: float) -> None:
+    title, points = f"{s1} to {s2}", 8.0
+    if len(title) > characters_in(width, points):
+        points = 6.5
+        room = characters_in(width, points)
+        title = f"{shortened(s1, room - 3)} to\n{shortened(s2, room)}"
+    axes.set_title(title, pad=3, fontsize=points)
 
 
 def _draw_curves(axes: Axes, curves: DecayCurves, bound: DecayBound) -> float:

@@ -15,8 +15,11 @@ from analysis.figure_style import (
     COLUMN_WIDTH,
     OBSERVED,
     PAGE_WIDTH,
+    characters_in,
     new_figure,
     set_log_density,
+    shortened,
+    wrapped,
 )
 
 
@@ -48,7 +51,7 @@ def instance_accuracy_figure(counts: Counts) -> Figure:
         total = instance_accuracy_counts(counts.correct[size], counts.runs)
         height, edges = _density(total, 0.0, 1.0, 51)
         panel.stairs(height, edges, fill=True, color=OBSERVED, baseline=1e-9)
-        panel.set_title(counts.sizes[size])
+        panel.set_title(shortened(counts.sizes[size], characters_in(width / columns, 8)))
         smallest = min(smallest, height[height > 0].min())
         largest = max(largest, height.max())
         margin = max(margin, 0.02 - float(edges[0]))
@@ -88,7 +91,7 @@ def instance_difference_figure(curves: DecayCurves, s1: str, s2: str) -> Figure:
     set_log_density(axes, observed[observed > 0].min(), max(observed.max(), mixed.max()))
     axes.set_xlim(edges[0], edges[-1])
     axes.set_xticks([-1.0, -0.5, 0.0, 0.5, 1.0])
-    axes.set_xlabel(f"accuracy of {s2} minus accuracy of {s1}")
+    axes.set_xlabel(wrapped(f"accuracy of {s2} minus accuracy of {s1}", COLUMN_WIDTH))
     axes.set_ylabel("density")
     axes.legend(loc="upper right")
     return figure

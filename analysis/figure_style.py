@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import textwrap
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from io import BytesIO
 from typing import Any
 
 import matplotlib as mpl
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_pdf import FigureCanvasPdf
@@ -34,6 +36,15 @@ PAGE_WIDTH = 6.8
 
 PNG_DPI = 200
 
+EM_OF_CHARACTER = 0.6
+"""Width of a character of the font in names, in ems; few are wider."""
+
+LEGEND_ROW = 0.145
+"""Height of a row of a legend, in inches."""
+
+LEGEND_HANDLE = 9
+"""Characters that the line of a legend's entry takes, with the space around it."""
+
 _STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 8,
@@ -51,6 +62,8 @@ _STYLE: dict[Any, Any] = {
     "ytick.minor.width": 0.4,
     "lines.linewidth": 1.3,
     "pdf.fonttype": 42,
+    # Names of sizes may hold dollars.
+    "text.parse_math": False,
     "savefig.dpi": PNG_DPI,
 }
 
@@ -72,6 +85,46 @@ def new_figure(width: float, height: float) -> Figure:
 def minus(text: str) -> str:
     """Typeset the hyphens of numbers as minus signs."""
     return text.replace("-", "\N{MINUS SIGN}")
+
+
+def characters_in(width: float, points: float) -> int:
+    """Tell how many characters of a font size fit into a width in inches."""
+    return max(int(72 * width / (EM_OF_CHARACTER * points)), 4)
+
+
+def shortened(name: str, characters: int) -> str:
+    """Cut out the middle of a name that is longer than so many characters."""
+    if len(name) <= characters:
+        return name
+    end = (characters - 1) // 2
+    return f"{name[: characters - 1 - end]}…{name[len(name) - end :]}"
+
+
+def wrapped(text: str, width: float, points: float = 8) -> str:
+    """Break a text into lines that fit into a width in inches."""
+    return "\n".join(textwrap.wrap(text, characters_in(width, points), break_on_hyphens=False))
+
+
+def add_legend_of_sizes(figure: Figure, sizes: Iterable[str], loc: str) -> None:
+    """Put a legend of what is drawn outside the axes, in as many columns as there is room for.
+
+    With more than two rows the figure becomes higher by the others.
+    """
+    lines: dict[str, Artist] = {}
+    for axes in figure.axes:
+        for handle, name in zip(*axes.get_legend_handles_labels(), strict=True):
+            lines.setdefault(name, handle)
+    drawn = [size for size in dict.fromkeys(sizes) if size in lines]
+    room = characters_in(figure.get_figwidth(), 7)
+    names = [shortened(size, room - LEGEND_HANDLE) for size in drawn]
+    longest = max(map(len, names), default=0)
+    columns = max(room // (longest + LEGEND_HANDLE), 1)
+    # As even as the rows allow.
+    rows = max(-(-len(names) // columns), 1)
+    columns = max(-(-len(names) // rows), 1)
+    handles = [lines[size] for size in drawn]
+    figure.legend(handles=handles, labels=names, loc=loc, ncols=columns)  # type: ignore[call-overload]
+    figure.set_figheight(figure.get_figheight() + LEGEND_ROW * max(rows - 2, 0))
 
 
 def size_styles(sizes: int) -> list[dict[str, Any]]:

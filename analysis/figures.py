@@ -119,7 +119,8 @@ def _of_split(
             decay_grid_figure(task.sizes, pairs),
         )
     known = curves.dropna(subset=["mean"])
-    if (known["loss"] == "zero_one").any():
+    pretraining = known[known["component"] == "pretrain_variance"]
+    if (pretraining["loss"] == "zero_one").any():
         yield (
             "pretrain_variance_given_bias",
             "Variance from pretraining seeds under the 0/1 loss, given the squared bias of an "

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from analysis.figure_style import (
     COLUMN_WIDTH,
     PAGE_WIDTH,
+    add_legend_of_sizes,
     new_figure,
     size_styles,
 )
@@ -38,8 +39,7 @@ def pretrain_variance_figure(curves: pd.DataFrame) -> Figure:
     _draw(axes, curves, "zero_one", "pretrain_variance")
     axes.set_xlabel("squared bias")
     axes.set_ylabel(COMPONENTS["pretrain_variance"])
-    handles, _ = axes.get_legend_handles_labels()
-    figure.legend(handles=handles, loc="outside upper center", ncols=3)
+    add_legend_of_sizes(figure, curves["size"], "outside upper center")
     return figure
 
 
@@ -68,8 +68,7 @@ def variance_given_bias_figure(curves: pd.DataFrame) -> Figure:
         axes.set_xlabel("squared bias")
     for axes in grid[:, 0]:
         axes.set_ylabel("variance")
-    handles, _ = grid[0, 0].get_legend_handles_labels()
-    figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 6))
+    add_legend_of_sizes(figure, curves["size"], "outside lower center")
     return figure
 
 
@@ -86,4 +85,4 @@ def _draw(axes: Axes, curves: pd.DataFrame, loss: str, component: str) -> None:
         )
         axes.plot(curve["bias2"], curve["mean"], label=size, **line)
         top = max(top, float(curve["high"].max()))
-    axes.set(xlim=(0.0, 1.0), ylim=(0.0, 1.05 * top))
+    axes.set(xlim=(0.0, 1.0), ylim=(0.0, 1.05 * top if top > 0 else 1.0))

@@ -12,12 +12,13 @@ from matplotlib.figure import Figure
 
 from analysis.comparisons import Comparison, Comparisons, compare_sizes
 from analysis.decay import decay_bound
-from analysis.decay_figures import decay_grid_figure
-from analysis.figure_style import BASELINE, OBSERVED, size_styles
+from analysis.decay_figures import decay_cumulative_figure, decay_grid_figure
+from analysis.density_figures import instance_difference_figure
+from analysis.figure_style import BASELINE, OBSERVED, shortened, size_styles, style, to_png
 from analysis.figures import RenderedFigure, all_figures
 from analysis.reading import TaskPredictions, read_task
 from analysis.tables import Table, variance_given_bias_table
-from analysis.variance_figures import variance_given_bias_figure
+from analysis.variance_figures import pretrain_variance_figure, variance_given_bias_figure
 from predict.store import open_store
 from tests.analysis.simulation import simulate_probability, write_store
 
@@ -117,6 +118,13 @@ def test_curves_are_those_of_the_table(inputs: Inputs) -> None:
         np.testing.assert_array_equal(line.get_ydata(), curve["mean"])
 
 
+def test_a_size_without_one_of_its_curves_is_in_the_legend(inputs: Inputs) -> None:
+    curves = inputs[2].frame
+    lacking = (curves["size"] == "mini") & (curves["component"] == "pretrain_variance")
+    figure = variance_given_bias_figure(curves[~lacking])
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == list(SIZES)
+
+
 def test_one_loss_only_has_one_row_of_panels(inputs: Inputs) -> None:
     frame: pd.DataFrame = inputs[2].frame
     assert len(variance_given_bias_figure(frame[frame["loss"] == "zero_one"]).axes) == 2
@@ -139,3 +147,44 @@ def test_sizes_differ_in_grey_as_well(sizes: int) -> None:
         assert one["linestyle"] != other["linestyle"]
         assert lightness(one["color"]) - lightness(other["color"]) > 0.05
     assert abs(lightness(OBSERVED) - lightness(BASELINE)) > 0.1
+
+
+@pytest.mark.parametrize("characters", [4, 5, 9, 10])
+def test_long_names_lose_their_middle(characters: int) -> None:
+    name = "0123456789"
+    found = shortened(name, characters)
+    assert len(found) == characters
+    if characters < len(name):
+        start, end = found.split("\N{HORIZONTAL ELLIPSIS}")
+        assert name.startswith(start) and name.endswith(end)
+
+
+def test_legends_and_labels_of_long_names_stay_inside(tmp_path: Path) -> None:
+    names = [f"a/model-of-{number}-hundred-million-parameters" for number in range(5)]
+    values = {
+        name: simulate_probability(700, 4, 3, 1, skill=1.0, seed=number)
+        for number, name in enumerate(names)
+    }
+    path = write_store(tmp_path / "x.zarr", values)
+    task = read_task([(path, open_store(path))])
+    comparisons = compare_sizes(task)
+    pairs = [pair for pair in comparisons.pairs if pair.predictions == "runs"]
+    curves = variance_given_bias_table([task]).frame
+    pair = pairs[-1]
+    assert pair.curves is not None
+    with style():
+        figures = [
+            decay_cumulative_figure(pair.curves, pair.s1, pair.s2),
+            decay_grid_figure(task.sizes, pairs),
+            instance_difference_figure(pair.curves, pair.s1, pair.s2),
+            pretrain_variance_figure(curves),
+            variance_given_bias_figure(curves),
+        ]
+        for figure in figures:
+            to_png(figure)
+            inside = figure.bbox.padded(1)
+            texts = [axes.title for axes in figure.axes] + [a.xaxis.label for a in figure.axes]
+            texts += [text for legend in figure.legends for text in legend.get_texts()]
+            for text in texts:
+                extent = text.get_window_extent()
+                assert inside.x0 <= extent.x0 and extent.x1 <= inside.x1, text.get_text()
