@@ -91,7 +91,7 @@ def from_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "epochs": 4,
         "checkpoints": [4],
         "optimizer": {"beta_2": 0.98},
-        "search": {"batch_sizes": [8, 16], "learning_rates": [1.0e-9, 0.03], "held_out": 0.25},
+        "search": {"batch_sizes": [8, 16], "learning_rates": [0.03, 1.0e-9], "held_out": 0.25},
         "shuffle": {"buffer": 10},
     }
     del tuned["batch_size"], tuned["learning_rate"]
