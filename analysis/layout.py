@@ -178,7 +178,12 @@ def _baseline_vs_bh(frame: pd.DataFrame) -> Iterator[Printed]:
 
 
 def _momentum(frame: pd.DataFrame) -> Iterator[Printed]:
-    kinds = {"pearson_r": "Pearson", "spearman_r": "Spearman"}
+    kinds = {
+        "pearson_r": "Pearson",
+        "spearman_r": "Spearman",
+        "pearson_r_cross_fitted": "Pearson, cross-fitted",
+        "spearman_r_cross_fitted": "Spearman, cross-fitted",
+    }
     for heading, group in _groups(frame, ["task", "split"]):
         for column, kind in kinds.items():
             rows = []
