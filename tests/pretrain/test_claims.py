@@ -186,3 +186,26 @@ def test_who_waits_says_so_once_and_goes_on(
     lines = [record.getMessage() for record in caplog.records]
     assert len(lines) == 1
     assert lines[0].startswith(f"pretrain/base/p1: waiting for process {holder.pid} on ")
+
+
+def test_what_a_process_left_that_was_killed_at_the_end_of_a_run_is_removed(
+    tmp_path: Path,
+) -> None:
+    from pretrain.stage import encoder_file, run_folder, tidy_run
+
+    one = experiment(tmp_path)
+    folder = run_folder(tmp_path, "base", 1)
+    folder.mkdir(parents=True)
+    kept = [encoder_file(tmp_path, "base", 1), encoder_file(tmp_path, "base", 1, step=20)]
+    left = [folder / "checkpoint-50.safetensors", folder / "encoder.safetensors.partial-1"]
+    for path in (*kept, *left):
+        path.touch()
+    with process(HOLDER, str(tmp_path), "600", "") as holder:
+        # While its owner lives, nothing is touched.
+        tidy_run(one, folder, "pretrain/base/p1")
+        assert set(folder.iterdir()) == {*kept, *left}
+        holder.kill()
+        holder.wait()
+        tidy_run(one, folder, "pretrain/base/p1")
+    assert set(folder.iterdir()) == set(kept)
+    assert not list((tmp_path / "claims").rglob("*.claim"))
