@@ -1,0 +1,113 @@
+"""What bfloat16 and gradient accumulation change in the loss of a pretraining run.
+
+Run as `python -m scripts.compare_precision configs/pocket.yaml`. One size is pretrained with the
+same seeds in float32, in bfloat16 and with each batch in 4 parts; the differences are printed
+next to those between seeds. Run again, it does only what is missing.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from configs.errors import InputError
+from configs.schema import Experiment, load_experiment
+from pretrain.backend import backend_log, start_backend
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "float32": {"precision": "float32", "accumulate": 1},
+    "bfloat16": {"precision": "bfloat16", "accumulate": 1},
+    "accumulate4": {"precision": "float32", "accumulate": 4},
+}
+LAST = 0.1
+
+
+def variant_of(experiment: Experiment, size: str, name: str, output: Path) -> Experiment:
+    """Change an experiment to one size, one variant and a folder of its own."""
+    plain = experiment.model_dump(mode="json")
+    plain["sizes"] = [one for one in plain["sizes"] if one["name"] == size]
+    plain["pretraining"] |= VARIANTS[name]
+    plain["output"] = str(output / name)
+    return Experiment.model_validate(plain)
+
+
+def final_losses(experiment: Experiment, size: str) -> NDArray[np.float64]:
+    """Mean loss over the last tenth of the steps of each pretraining seed, in nats."""
+    from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+
+    from pretrain.stage import run_folder
+
+    losses = []
+    for seed in experiment.pretrain_seeds:
+        folder = run_folder(experiment.output, size, seed)
+        values = [
+            value.tensor.float_val[0]
+            for file in sorted(folder.glob("events.out*"))
+            for event in EventFileLoader(str(file)).Load()
+            for value in event.summary.value
+            if value.tag == "loss" and event.step > (1 - LAST) * experiment.recipe.steps
+        ]
+        losses.append(float(np.mean(values)))
+    return np.array(losses)
+
+
+def compare(losses: dict[str, NDArray[np.float64]]) -> pd.DataFrame:
+    """Compare the variants with float32.
+
+    Parameters
+    ----------
+    losses : dict of str to float64 array [seed]
+        By variant, `float32` among them; the same seeds in each.
+
+    Returns
+    -------
+    pandas.DataFrame
+        A row a variant: its mean loss, the mean and the largest absolute difference from
+        float32 of the same seed, and the standard deviation over seeds.
+    """
+    rows = []
+    for name, loss in losses.items():
+        difference = loss - losses["float32"]
+        rows.append(
+            {
+                "variant": name,
+                "loss": loss.mean(),
+                "mean difference": difference.mean(),
+                "largest difference": np.abs(difference).max(),
+                "std over seeds": loss.std(ddof=1),
+            }
+        )
+    return pd.DataFrame(rows).set_index("variant")
+
+
+@click.command()
+@click.argument("config", type=click.Path(path_type=Path))
+@click.option("--size", default=None, help="Which size; the largest by default.")
+@click.option("--out", type=click.Path(path_type=Path), default=Path("runs/precision"))
+@click.option("--workers", type=click.IntRange(min=1), default=os.cpu_count() or 1)
+def main(config: Path, size: str | None, out: Path, workers: int) -> None:
+    """Pretrain one size of CONFIG in each variant, and print what that does to the loss."""
+    experiment = load_experiment(config)
+    size = size or experiment.sizes[-1].name
+    if size not in [one.name for one in experiment.sizes]:
+        raise InputError(f"{config}: has no size {size!r}; name one of its sizes")
+    start_backend(backend_log(out))
+    from pretrain.stage import pretrain_experiment
+
+    losses = {}
+    for name in VARIANTS:
+        variant = variant_of(experiment, size, name, out / experiment.name)
+        pretrain_experiment(variant, workers)
+        losses[name] = final_losses(variant, size)
+    click.echo(f"{size}, {len(experiment.pretrain_seeds)} seeds, {experiment.recipe.steps} steps")
+    click.echo(compare(losses).to_markdown(floatfmt=".4f"))
+
+
+if __name__ == "__main__":
+    main()
