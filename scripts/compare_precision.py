@@ -106,7 +106,7 @@ def main(config: Path, size: str | None, out: Path, workers: int) -> None:
         pretrain_experiment(variant, workers)
         losses[name] = final_losses(variant, size)
     click.echo(f"{size}, {len(experiment.pretrain_seeds)} seeds, {experiment.recipe.steps} steps")
-    click.echo(compare(losses).to_markdown(floatfmt=".4f"))
+    click.echo(compare(losses).to_markdown(floatfmt=".6f"))
 
 
 if __name__ == "__main__":
