@@ -81,8 +81,8 @@ class World(Strict):
     evaluation: PositiveInt = 2000
     wrong_labels: Share = 0.04
     hans: PositiveInt = 600
-    habitat_train: PositiveInt = 500
-    habitat_evaluation: PositiveInt = 125
+    habitat_train: PositiveInt = 560
+    habitat_evaluation: PositiveInt = 140
 
 
 class Source(Strict):
