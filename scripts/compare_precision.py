@@ -33,7 +33,7 @@ def variant_of(experiment: Experiment, size: str, name: str, output: Path) -> Ex
     plain = experiment.model_dump(mode="json")
     plain["sizes"] = [one for one in plain["sizes"] if one["name"] == size]
     plain["pretraining"] |= VARIANTS[name]
-    plain["output"] = str(output / name)
+    plain["output"] = str(output / size / name)
     return Experiment.model_validate(plain)
 
 
