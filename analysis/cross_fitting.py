@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis.momentum import BUCKETS, common_lattice, correlate_by_bucket
+from analysis.momentum import BUCKETS, correlate_sizes
 
 ROLES = 3
 """Groups of pretraining seeds: for the bucket, the first and the second difference."""
@@ -102,18 +102,9 @@ def cross_fitted_momentum(correct: Sequence[NDArray[np.integer]], runs: int) -> 
     if middle.shape[1] < ROLES or not first.shape[1] or not last.shape[1]:
         return CrossFittedMomentum(empty, empty)
     found = []
-    for for_bucket, for_first, for_second in assignments(middle.shape[1]):
-        groups = [middle[:, group] for group in (for_bucket, for_first, for_second)]
-        (s1, in_bucket, in_first, in_second, s3), whole = common_lattice(
-            [first, *groups, last], runs
-        )
-        bucket = in_bucket * BUCKETS // whole
-        kept = bucket < BUCKETS
-        found.append(
-            correlate_by_bucket(
-                (in_first - s1)[kept], (s3 - in_second)[kept], bucket[kept], BUCKETS
-            )
-        )
+    for groups in assignments(middle.shape[1]):
+        parts = [middle[:, group] for group in groups]
+        found.append(correlate_sizes([first, *parts, last], runs))
     return CrossFittedMomentum(
         pearson=_mean_of_defined([one.pearson for one in found]),
         spearman=_mean_of_defined([one.spearman for one in found]),

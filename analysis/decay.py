@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from analysis.multisets import Multisets
+from analysis.multisets import BLOCK_INSTANCES, Multisets
 
 LARGEST_EXACT = 2**53
 
@@ -130,16 +130,20 @@ def decay_curves(smaller: Multisets, larger: Multisets, runs: int) -> DecayCurve
     first, second = (half_differences(side.rows, runs) for side in (smaller, larger))
     if not exact:
         first, second = (half / comb(seeds, seeds // 2) for half in (first, second))
-    joint = sparse.coo_array(
-        (np.ones(instances), (smaller.index, larger.index)),
-        shape=(len(smaller.rows), len(larger.rows)),
-    )
+    shape = (len(smaller.rows), len(larger.rows))
+    totals = smaller.rows.sum(axis=1), larger.rows.sum(axis=1)
+    joint = sparse.csr_array(shape)
+    observed = np.zeros(2 * steps + 1, dtype=np.int64)
+    for start in range(0, instances, BLOCK_INSTANCES):
+        at = tuple(side.index[start : start + BLOCK_INSTANCES] for side in (smaller, larger))
+        joint = joint + sparse.coo_array((np.ones(len(at[0])), at), shape=shape).tocsr()
+        difference = totals[1][at[1]] - totals[0][at[0]]
+        observed += np.bincount(difference + steps, minlength=2 * steps + 1)
     pairs = first.T @ (joint @ second)
     position = np.add.outer(np.arange(steps + 1), np.arange(steps + 1))
-    difference = larger.rows.sum(axis=1)[larger.index] - smaller.rows.sum(axis=1)[smaller.index]
     return DecayCurves(
         steps=steps,
-        observed=np.bincount(difference + steps, minlength=2 * steps + 1),
+        observed=observed,
         mixed=np.bincount(position.ravel(), weights=pairs.ravel()).astype(np.float64),
         instances=instances,
         mixed_total=float(instances * splits if exact else instances),

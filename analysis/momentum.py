@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from math import lcm
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from analysis.counts import right_runs
+from analysis.multisets import BLOCK_INSTANCES
 
 BUCKETS = 10
 """Intervals of width 0.1 of the accuracy of the middle size."""
@@ -62,11 +64,50 @@ def momentum(correct: Sequence[NDArray[np.integer]], runs: int) -> Momentum:
     Momentum
         Table 12 of the paper, and with Spearman's correlation.
     """
-    accuracy, whole = common_lattice(correct, runs)
-    bucket = accuracy[1] * BUCKETS // whole
-    kept = bucket < BUCKETS
-    first, second = accuracy[1] - accuracy[0], accuracy[2] - accuracy[1]
-    return correlate_by_bucket(first[kept], second[kept], bucket[kept], BUCKETS)
+    s1, s2, s3 = correct
+    return correlate_sizes((s1, s2, s2, s2, s3), runs)
+
+
+def correlate_sizes(correct: Sequence[NDArray[np.integer]], runs: int) -> Momentum:
+    """Correlate the differences of three sizes, each part of s2 from counts of its own.
+
+    Instances that share a bucket and both differences are counted first, so that memory does not
+    grow with their number.
+
+    Parameters
+    ----------
+    correct : sequence of five ndarray of int, each of shape [instance, pretrain_seed]
+        Counts 0..`runs` of s1; of s2 for the bucket, for the first and for the second difference;
+        and of s3.
+    runs : int
+        Finetuning runs of one pretraining seed.
+
+    Returns
+    -------
+    Momentum
+    """
+    tallies = []
+    for start in range(0, len(correct[0]), BLOCK_INSTANCES):
+        block = [counts[start : start + BLOCK_INSTANCES] for counts in correct]
+        (s1, in_bucket, in_first, in_second, s3), whole = common_lattice(block, runs)
+        # Differences are -whole to whole.
+        width = 2 * whole + 1
+        key = in_bucket * BUCKETS // whole
+        key *= width
+        key += in_first - s1 + whole
+        key *= width
+        key += s3 - in_second + whole
+        kept = key < BUCKETS * width**2
+        index, keys = pd.factorize(key[kept])
+        tallies.append(pd.Series(np.bincount(index, minlength=len(keys)), index=keys))
+    if not tallies:
+        tallies, width, whole = [pd.Series(dtype=np.int64, index=np.empty(0, np.int64))], 1, 0
+    tally = tallies[0] if len(tallies) == 1 else pd.concat(tallies).groupby(level=0).sum()
+    keys = tally.index.to_numpy(np.int64)
+    rest, second = np.divmod(keys, width)
+    bucket, first = np.divmod(rest, width)
+    often = tally.to_numpy(np.float64)
+    return correlate_by_bucket(first - whole, second - whole, bucket, BUCKETS, often)
 
 
 def common_lattice(

@@ -12,11 +12,13 @@ from itertools import combinations_with_replacement
 from math import comb
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 LARGEST_TABLE = 2**23
 """Elements up to which every possible multiset of counts is listed beforehand."""
+
+BLOCK_INSTANCES = 2**17
+"""Instances looked at together, where there are many."""
 
 
 @dataclass(frozen=True)
@@ -27,12 +29,12 @@ class Multisets:
     ----------
     rows : ndarray of int64, shape [distinct, seed]
         Each multiset once, its counts in ascending order.
-    index : ndarray of int64, shape [instance]
+    index : ndarray of int, shape [instance]
         Which row of `rows` each instance has.
     """
 
     rows: NDArray[np.int64]
-    index: NDArray[np.int64]
+    index: NDArray[np.integer]
 
     @property
     def frequency(self) -> NDArray[np.int64]:
@@ -55,21 +57,37 @@ def multisets(correct: NDArray[np.integer]) -> Multisets:
     seeds = correct.shape[1]
     most = int(correct.max(initial=0))
     base = seeds + 1
-    if most == 0 or seeds * base ** (most - 1) < 2**63:
-        # The code's digit v - 1 in base n + 1 is how many seeds have count v: it ignores order.
-        value = np.array([0] + [base**v for v in range(most)], dtype=np.int64)
-        code = np.zeros(len(correct), dtype=np.int64)
-        for seed in range(seeds):
-            code += value[correct[:, seed]]
-        # Hashing takes a third of the time of sorting, which np.unique does.
-        index, values = pd.factorize(code, sort=True)
-        first = np.zeros(len(values), dtype=np.int64)
-        first[index] = np.arange(len(code))
-        rows = np.sort(correct[first].astype(np.int64), axis=1)
-    else:
-        ordered = np.sort(correct.astype(np.int64), axis=1)
-        rows, index = np.unique(ordered, axis=0, return_inverse=True)
+    if base**most <= LARGEST_TABLE:
+        return _coded_multisets(correct, base, most)
+    ordered = np.sort(correct.astype(np.int64), axis=1)
+    rows, index = np.unique(ordered, axis=0, return_inverse=True)
     return Multisets(rows=rows, index=index.astype(np.int64).reshape(-1))
+
+
+def _coded_multisets(correct: NDArray[np.integer], base: int, most: int) -> Multisets:
+    """Reduce a count matrix by a table of codes, in memory that instances hardly add to.
+
+    The code's digit v - 1 in base n + 1 is how many seeds have count v: it ignores order.
+    """
+    value = np.array([0] + [base**v for v in range(most)], dtype=np.int64)
+    blocks = [slice(i, i + BLOCK_INSTANCES) for i in range(0, len(correct), BLOCK_INSTANCES)]
+
+    def codes(block: slice) -> NDArray[np.int64]:
+        return sum(
+            (value[correct[block, seed]] for seed in range(correct.shape[1])),
+            np.zeros(len(correct[block]), dtype=np.int64),
+        )
+
+    first = np.full(base**most, -1, dtype=np.int64)
+    for block in blocks:
+        first[codes(block)] = np.arange(len(correct))[block]
+    found = np.flatnonzero(first >= 0)
+    place = np.zeros(len(first), dtype=np.min_scalar_type(max(len(found) - 1, 0)))
+    place[found] = np.arange(len(found))
+    index: NDArray[np.integer] = np.empty(len(correct), dtype=place.dtype)
+    for block in blocks:
+        index[block] = place[codes(block)]
+    return Multisets(rows=np.sort(correct[first[found]].astype(np.int64), axis=1), index=index)
 
 
 def resampled_multisets(

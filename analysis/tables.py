@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 from analysis.accuracy import overall_accuracy
 from analysis.annotations import CATEGORIES, GROUPS, Annotation, count_categories
 from analysis.comparisons import Comparisons
+from analysis.counts import Counts
 from analysis.cross_fitting import cross_fitted_momentum
 from analysis.decay import decay_bound, ensemble_curves
 from analysis.fisher import bound_of_counts, right_counts
 from analysis.momentum import BUCKETS, momentum, triplets
-from analysis.multisets import multisets
+from analysis.multisets import BLOCK_INSTANCES, multisets
 from analysis.published_comparison import compare_published
 from analysis.reading import TaskPredictions
 from analysis.reference_accuracy import join_reference_accuracy
@@ -357,17 +358,17 @@ def baseline_vs_bh_table(
             notes.append(f"{task.task}: the store has no ensembles, so the bounds are empty")
         for position, split in enumerate(task.splits):
             counts = None
-            right: list[dict[int, NDArray[np.int64]]] = []
+            joint: dict[tuple[int, int, int], NDArray[np.int64]] = {}
             if task.ensembles is not None:
                 counts = task.ensembles.at(task.instances_of(position))
-                right = [_right_models(correct) for correct in counts.correct]
+                joint = _joint_right_models(counts)
             for first, second in combinations(range(len(task.sizes)), 2):
                 most = counts.common_even_seeds(first, second) if counts is not None else 0
                 for seeds in range(2, max(most, 2) + 1, 2):
                     bounds = (NAN, NAN)
                     if counts is not None and seeds <= most:
-                        joint = right_counts(right[first][seeds], right[second][seeds], seeds)
-                        curves, by_test = ensemble_curves(joint), bound_of_counts(joint)
+                        of_both = joint[first, second, seeds]
+                        curves, by_test = ensemble_curves(of_both), bound_of_counts(of_both)
                         bounds = (decay_bound(curves).bound, by_test.bound)
                     pair = (task.sizes[first], task.sizes[second])
                     for method, bound in zip(("baseline", "bh"), bounds, strict=True):
@@ -381,14 +382,18 @@ def baseline_vs_bh_table(
     return Table("baseline_vs_bh", title, pd.DataFrame(rows, columns=columns), tuple(notes))
 
 
-def _right_models(correct: NDArray[np.integer]) -> dict[int, NDArray[np.int64]]:
-    """By each even number of seeds, how many of the first so many are right on an instance."""
-    found = {}
-    total = np.zeros(len(correct), dtype=np.int64)
-    for seed in range(1, correct.shape[1], 2):
-        total = total + correct[:, seed - 1] + correct[:, seed]
-        found[seed + 1] = total
-    return found
+def _joint_right_models(counts: Counts) -> dict[tuple[int, int, int], NDArray[np.int64]]:
+    """Count instances by the right models of two sizes, among the first 2, 4, ... of each."""
+    joint: dict[tuple[int, int, int], NDArray[np.int64]] = {}
+    for start in range(0, counts.instances, BLOCK_INSTANCES):
+        block = slice(start, start + BLOCK_INSTANCES)
+        right = [np.cumsum(correct[block], axis=1, dtype=np.int64) for correct in counts.correct]
+        for first, second in combinations(range(len(right)), 2):
+            for seeds in range(2, counts.common_even_seeds(first, second) + 1, 2):
+                found = right_counts(right[first][:, seeds - 1], right[second][:, seeds - 1], seeds)
+                key = (first, second, seeds)
+                joint[key] = joint[key] + found if key in joint else found
+    return joint
 
 
 def momentum_table(
