@@ -84,7 +84,7 @@ def _coded_multisets(correct: NDArray[np.integer], base: int, most: int) -> Mult
     found = np.flatnonzero(first >= 0)
     place = np.zeros(len(first), dtype=np.min_scalar_type(max(len(found) - 1, 0)))
     place[found] = np.arange(len(found))
-    index: NDArray[np.integer] = np.empty(len(correct), dtype=place.dtype)
+    index = np.empty_like(place, shape=len(correct))
     for block in blocks:
         index[block] = place[codes(block)]
     return Multisets(rows=np.sort(correct[first[found]].astype(np.int64), axis=1), index=index)
