@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Literal
 
 import keras
@@ -176,7 +176,10 @@ def pretraining_loss(
 
 
 def initial_weights(
-    shapes: Mapping[str, tuple[int, ...]], seed: int, standard_deviation: float
+    shapes: Mapping[str, tuple[int, ...]],
+    seed: int,
+    standard_deviation: float,
+    known: Collection[str] = (),
 ) -> Weights:
     """Draw initial weights: the same on every backend.
 
@@ -192,13 +195,19 @@ def initial_weights(
         From `pretrain.seeding.derive_seed`.
     standard_deviation : float
         Of the normal distribution before it is truncated; 0.02 in BERT.
+    known : collection of str
+        Paths that are not drawn, because their weights are from elsewhere; the draws of the
+        others do not depend on it.
 
     Returns
     -------
     dict of str to float32 array
+        All but the known.
     """
     weights: Weights = {}
     for place, path in enumerate(sorted(shapes)):
+        if path in known:
+            continue
         shape = shapes[path]
         if path.endswith("gamma"):
             weights[path] = np.ones(shape, np.float32)

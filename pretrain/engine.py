@@ -208,10 +208,9 @@ class Engine:
 
     def _begin(self, run: Run) -> None:
         shapes = {path: tuple(variable.shape) for path, variable in self._trainable.items()}
-        weights = initial_weights(shapes, run.seeds.init, self.initializer_range)
-        for path, value in (run.start or {}).items():
-            if path in weights:
-                weights[path] = value
+        start = {path: value for path, value in (run.start or {}).items() if path in shapes}
+        drawn = initial_weights(shapes, run.seeds.init, self.initializer_range, known=start)
+        weights = {**start, **drawn}
         assign_weights(self.model, weights, run.name)
         for name, variable in self._dropout.items():
             place = int(name.removeprefix("dropout/"))

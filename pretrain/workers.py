@@ -6,6 +6,7 @@ import importlib
 import logging
 import multiprocessing
 import os
+import pickle
 import threading
 import time
 import traceback
@@ -97,8 +98,10 @@ def share_out(
     pieces = [_Piece(item, claim(item), steps(item)) for item in items]
     # By their names, so that a worker watches its parent before it imports TensorFlow.
     names = [(function.__module__, function.__name__) for function in (work, is_done)]
+    # Items are of modules that import TensorFlow, so a worker reads them after it started that.
+    packed = pickle.dumps(pieces)
     processes = [
-        context.Process(target=_worker, args=(i, names, experiment, pieces, said))
+        context.Process(target=_worker, args=(i, names, experiment, packed, said))
         for i in range(workers)
     ]
     for process in processes:
@@ -222,7 +225,7 @@ def _worker(
     number: int,
     names: Sequence[tuple[str, str]],
     experiment: Experiment,
-    pieces: Sequence[_Piece],
+    packed: bytes,
     said: Queue[Any],
 ) -> None:
     threading.Thread(target=end_with_parent, daemon=True).start()
@@ -236,7 +239,7 @@ def _worker(
         take_devices(number)
         work, is_done = (getattr(importlib.import_module(module), name) for module, name in names)
         logging.getLogger().addHandler(_ToParent(said))
-        _work_through(work, is_done, experiment, pieces, said)
+        _work_through(work, is_done, experiment, pickle.loads(packed), said)
         said.put(("end", None))
     except InputError as error:
         said.put(("bad input", error.message))

@@ -114,3 +114,11 @@ def test_the_loss_equals_its_definition() -> None:
     assert set(found) == set(expected)
     for name, value in expected.items():
         assert float(found[name]) == pytest.approx(value, rel=1e-5)
+
+
+def test_known_weights_are_not_drawn_and_change_no_other_draw() -> None:
+    shapes = {"a/kernel": (3, 4), "b/kernel": (4, 2), "c/bias": (2,)}
+    every = initial_weights(shapes, 7, 0.02)
+    some = initial_weights(shapes, 7, 0.02, known={"a/kernel"})
+    assert some.keys() == {"b/kernel", "c/bias"}
+    np.testing.assert_array_equal(some["b/kernel"], every["b/kernel"])
