@@ -106,7 +106,8 @@ def _run_stage(
 
     present = devices_present()
     by_default = present.processes(devices_per_run())
-    logger.info("devices: %s", present.describe(devices_per_run(), workers or by_default))
+    # In the file only: on the screen, bad input that the work finds gets one line.
+    logger.debug("devices: %s", present.describe(devices_per_run(), workers or by_default))
     work(experiment, workers or by_default)
     logger.info("%s: done, %.0f s in all", stage, time.monotonic() - begun)
 
