@@ -15,7 +15,7 @@ FULL := .venv/installed
 PEERS := .venv/peers
 BASE := .venv-analysis/installed
 
-.PHONY: demo test check plan tasks reproduce analyze bench clean
+.PHONY: demo test test-analysis test-training check plan tasks reproduce analyze bench clean
 
 demo: CONFIG = configs/pocket.yaml
 
@@ -41,8 +41,14 @@ check: $(FULL)
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 
+# Both at a time: most tests of either compute on one core.
 test: $(PEERS) $(BASE)
+	$(MAKE) --no-print-directory --output-sync -j 2 test-analysis test-training
+
+test-analysis: $(BASE)
 	.venv-analysis/bin/python -m pytest -q tests/analysis
+
+test-training: $(PEERS)
 	.venv/bin/python -m pytest -q tests --ignore=tests/analysis
 
 bench: $(PEERS)
