@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from configs.folder import prepare_folder
 from configs.schema import Experiment, load_experiment
 from pretrain.backend import missing_library
 from pretrain.command import (
@@ -53,12 +54,14 @@ def check_tasks(experiment: Experiment) -> None:
     Raises
     ------
     InputError
-        As `finetune.tasks.load_task`.
+        As `finetune.tasks.load_task`, or if the folder holds another experiment.
     """
     try:
         from finetune.tasks import describe, load_task, prepared_instances, require_local_files
     except ImportError as error:
         raise missing_library(error) from error
+    if experiment.output.exists():
+        prepare_folder(experiment)
     missing = [
         task
         for task in experiment.tasks

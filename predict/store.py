@@ -30,7 +30,7 @@ import pyarrow.parquet
 import xarray as xr
 import zarr
 from numpy.typing import NDArray
-from zarr.codecs import BloscCodec
+from zarr.codecs import BloscCodec, Crc32cCodec
 
 from configs.errors import InputError
 from predict.correctness import correctness, gold_index
@@ -867,7 +867,8 @@ def _write_empty(
             chunks=chunks,
             dtype=variables[name],
             fill_value=0.0 if is_probability else False,
-            compressors=None if name == "finished" else codec,
+            # What does not compress is kept as it is, so that only a checksum tells damage.
+            compressors=None if name == "finished" else (codec, Crc32cCodec()),
             dimension_names=DIMENSIONS[name],
         )
     _consolidate(path)

@@ -88,8 +88,11 @@ def read_arrays(path: Path, made_by: str = "the stage that makes it") -> Arrays:
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             expected = (file.metadata() or {}).get(_CHECKSUM)
     except (OSError, SafetensorError) as error:
-        reason = "is not there" if not path.exists() else "cannot be read as safetensors"
-        raise InputError(f"{path}: {reason}; remove it, and run {made_by}") from error
+        if not path.exists():
+            raise InputError(f"{path}: is not there; run {made_by}") from error
+        raise InputError(
+            f"{path}: cannot be read as safetensors; remove it, and run {made_by}"
+        ) from error
     if expected is not None and expected != checksum(arrays):
         raise InputError(
             f"{path}: is damaged, its content does not match its checksum; remove it, and run "

@@ -149,7 +149,10 @@ def show_plans(config: Path, workers: int | None, load: Callable[[], Sequence[Pl
 
         plans = []
         for plan_stage in stages:
-            plan = plan_stage(experiment, workers or by_default, present.name)
+            try:
+                plan = plan_stage(experiment, workers or by_default, present.name)
+            except FieldError as error:
+                raise InputError(f"{config}: {error.message}") from error
             click.echo(show_plan(plan) + "\n")
             plans.append(plan)
     click.echo(compare_with_paper(plans))

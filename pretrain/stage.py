@@ -81,7 +81,7 @@ def vocabulary_size(experiment: Experiment) -> int:
 
     Raises
     ------
-    InputError
+    FieldError
         If the vocabulary's file cannot be read.
     """
     made = vocabulary_file(experiment.output)
@@ -91,7 +91,10 @@ def vocabulary_size(experiment: Experiment) -> int:
     if given is None:
         return BERT_VOCABULARY
     if given.file is not None:
-        return len(read_vocabulary(given.file))
+        try:
+            return len(read_vocabulary(given.file))
+        except InputError as error:
+            raise FieldError(f"vocabulary.file: {error.message}") from error
     assert given.size is not None  # the schema asks for one of the two
     return given.size
 

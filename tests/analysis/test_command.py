@@ -239,6 +239,16 @@ def test_a_damaged_chunk_is_one_line(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+def test_one_damaged_byte_of_a_probability_is_one_line(tmp_path: Path) -> None:
+    store = make_store(tmp_path / "damaged.zarr")
+    chunk = next(p for p in sorted((store / "probability" / "c").rglob("*")) if p.is_file())
+    content = bytearray(chunk.read_bytes())
+    content[len(content) // 2] ^= 1
+    chunk.write_bytes(content)
+    assert_refused(run(store, "--out", tmp_path / "out"), "damaged.zarr", "probability")
+    assert not (tmp_path / "out").exists()
+
+
 def test_an_experiment_names_stores_and_report(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,7 +11,8 @@ import pytest
 from click.testing import CliRunner
 
 from configs.errors import InputError
-from configs.schema import Examples, Task, World
+from configs.folder import prepare_folder
+from configs.schema import Examples, Task, World, load_experiment
 from finetune.command import main as finetune
 from finetune.tasks import TaskData, load_task
 from pretrain.wordpiece import SPECIAL_TOKENS
@@ -254,8 +255,14 @@ def test_a_check_leaves_out_what_is_prepared(tmp_path: Path) -> None:
     experiment["tasks"][0]["train"] = {"path": "json", "data_files": "gone.json"}
     config = write_config(tmp_path / "experiment.yaml", experiment)
     assert CliRunner().invoke(finetune, [str(config), "--check"]).exit_code == 2
+    prepare_folder(load_experiment(config))
     prepared = tmp_path / "out" / "tasks" / "inference" / "evaluation.parquet"
     prepared.parent.mkdir(parents=True)
     prepared.touch()
     result = CliRunner().invoke(finetune, [str(config), "--check"])
     assert (result.exit_code, result.stdout) == (0, "inference: prepared already\n")
+    # Of another experiment, what is prepared says nothing.
+    experiment["finetuning"]["seeds"] = 1
+    other = write_config(tmp_path / "other.yaml", experiment)
+    result = CliRunner().invoke(finetune, [str(other), "--check"])
+    assert result.exit_code == 2 and "holds another experiment" in result.stderr
