@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from analysis.annotations import (
 )
 from analysis.comparisons import Comparisons, compare_sizes
 from analysis.decay import decay_bound
-from analysis.figures import all_figures
+from analysis.figures import RenderedFigure, all_figures
 from analysis.layout import to_latex, to_markdown
 from analysis.output import FIGURES, REPORT, TABLES, AnalysisFolder, identity
 from analysis.reading import TaskPredictions, read_task
@@ -32,8 +33,11 @@ from analysis.report import render_report
 from analysis.resampling import Bootstrap
 from analysis.tables import Choices, Table, all_tables, reference_accuracy_table
 from analysis.uncertainty import add_uncertainty
+from analysis.workers import Workers
 from configs.errors import InputError
 from predict.store import instances_path, open_store
+
+MOST_PROCESSES = 8
 
 
 @click.command()
@@ -108,6 +112,12 @@ from predict.store import instances_path, open_store
     show_default=True,
     help="Seed of all resampling.",
 )
+@click.option(
+    "--processes",
+    type=click.IntRange(min=1),
+    help="Processes that share out the long steps; the results do not depend on it.  [default: "
+    f"the cores, at most {MOST_PROCESSES}]",
+)
 def analyze(
     stores: tuple[Path, ...],
     out: Path | None,
@@ -122,6 +132,7 @@ def analyze(
     resample_instances: bool,
     cluster: str | None,
     seed: int,
+    processes: int | None,
 ) -> None:
     """Compare model sizes instance by instance: tables, figures and a report.
 
@@ -153,40 +164,45 @@ def analyze(
             for path, store in reversed(opened)
         }
     bootstrap = Bootstrap(replicates, seed, clusters)
-    tasks = _read(opened, splits, bootstrap)
-    comparisons = [compare_sizes(task, split_seed) for task in tasks]
-    choices = Choices(
-        triplets=tuple(_triplet(text, tasks) for text in triplets),
-        bias_replicates=bias_replicates,
-        seed=seed,
-        annotations=annotated,
-        references=_read_references(references),
-    )
-    tables = all_tables(tasks, comparisons, choices)
-    with tqdm(
-        total=sum(len(task.splits) for task in tasks), desc="bootstrap", unit="split", disable=None
-    ) as bar:
-        tables = add_uncertainty(tables, tasks, comparisons, bootstrap, bar.update)
-    if choices.references:
-        # Once more, as the accuracies now have intervals.
-        joined = reference_accuracy_table(tables[0], choices.references)
-        tables = tuple(joined if table.name == joined.name else table for table in tables)
-    notes = list(
-        dict.fromkeys(
-            [note for task in tasks for note in task.notes]
-            + [f"references: {note}" for task in choices.references for note in task.notes]
-            + [note for table in tables for note in table.notes]
+    with Workers(processes or min(os.cpu_count() or 1, MOST_PROCESSES)) as workers:
+        tasks = _read(opened, splits, workers, bootstrap)
+        comparisons = [compare_sizes(task, split_seed) for task in tasks]
+        choices = Choices(
+            triplets=tuple(_triplet(text, tasks) for text in triplets),
+            bias_replicates=bias_replicates,
+            seed=seed,
+            annotations=annotated,
+            references=_read_references(references, workers),
         )
-    )
-    for note in notes:
-        click.echo(f"note: {note}")
-    headlines = [
-        line for task in zip(tasks, comparisons, strict=True) for line in _headlines(*task)
-    ]
-    headlines += _annotation_headlines(annotated)
-    for line in headlines:
-        click.echo(line)
-    _write(folder, tasks, comparisons, tables, headlines, notes)
+        tables = all_tables(tasks, comparisons, choices, workers)
+        with tqdm(
+            total=sum(len(task.splits) for task in tasks),
+            desc="bootstrap",
+            unit="split",
+            disable=None,
+        ) as bar:
+            tables = add_uncertainty(tables, tasks, comparisons, bootstrap, bar.update)
+        if choices.references:
+            # Once more, as the accuracies now have intervals.
+            joined = reference_accuracy_table(tables[0], choices.references)
+            tables = tuple(joined if table.name == joined.name else table for table in tables)
+        notes = list(
+            dict.fromkeys(
+                [note for task in tasks for note in task.notes]
+                + [f"references: {note}" for task in choices.references for note in task.notes]
+                + [note for table in tables for note in table.notes]
+            )
+        )
+        for note in notes:
+            click.echo(f"note: {note}")
+        headlines = [
+            line for task in zip(tasks, comparisons, strict=True) for line in _headlines(*task)
+        ]
+        headlines += _annotation_headlines(annotated)
+        for line in headlines:
+            click.echo(line)
+        figures = list(all_figures(tasks, comparisons, tables, workers))
+    _write(folder, tasks, figures, tables, headlines, notes)
     click.echo(f"report: {out / REPORT}")
 
 
@@ -200,17 +216,19 @@ def _of_experiment(config: Path, out: Path | None) -> tuple[tuple[Path, ...], Pa
     return stores, out if out is not None else experiment.output / "report"
 
 
-def _read_references(paths: Sequence[Path]) -> tuple[TaskPredictions, ...]:
+def _read_references(paths: Sequence[Path], workers: Workers) -> tuple[TaskPredictions, ...]:
     """Read prediction stores, or those of experiments, of reference models."""
     stores: list[Path] = []
     for path in paths:
         stores += _of_experiment(path, None)[0] if path.suffix in (".yaml", ".yml") else [path]
-    return tuple(_read([(path, open_store(path)) for path in stores], (), whose="references, "))
+    opened = [(path, open_store(path)) for path in stores]
+    return tuple(_read(opened, (), workers, whose="references, "))
 
 
 def _read(
     opened: Sequence[tuple[Path, xr.Dataset]],
     splits: Sequence[str],
+    workers: Workers,
     bootstrap: Bootstrap | None = None,
     whose: str = "",
 ) -> list[TaskPredictions]:
@@ -224,7 +242,7 @@ def _read(
         with tqdm(
             total=total, desc=f"reading {name}", unit=" instances", unit_scale=True, disable=None
         ) as bar:
-            task = read_task(stores, splits, bar.update, bootstrap)
+            task = read_task(stores, splits, bar.update, bootstrap, workers)
         tasks.append(task)
         seeds = [len(seeds) for seeds in task.runs.seeds]
         click.echo(
@@ -328,12 +346,11 @@ def _annotation_headlines(annotated: Sequence[Annotation]) -> list[str]:
 def _write(
     folder: AnalysisFolder,
     tasks: Sequence[TaskPredictions],
-    comparisons: Sequence[Comparisons],
+    figures: Sequence[RenderedFigure],
     tables: Sequence[Table],
     headlines: Sequence[str],
     notes: Sequence[str],
 ) -> None:
-    figures = list(all_figures(tasks, comparisons, tables))
     files: dict[str, bytes] = {}
     for table in tables:
         # Pandas writes the shortest text that reads back as the same number; NaN as nothing.

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from urllib.parse import quote
 
@@ -17,6 +18,10 @@ from analysis.figure_style import style, to_pdf, to_png
 from analysis.reading import TaskPredictions
 from analysis.tables import Table
 from analysis.variance_figures import pretrain_variance_figure, variance_given_bias_figure
+from analysis.workers import Workers
+
+SECONDS_PER_FIGURE = 0.4
+"""Roughly how long one process takes to draw a figure."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +57,7 @@ def all_figures(
     tasks: Sequence[TaskPredictions],
     comparisons: Sequence[Comparisons],
     tables: Sequence[Table],
+    workers: Workers | None = None,
 ) -> Iterator[RenderedFigure]:
     """Draw every figure that the predictions allow, in the order of the report.
 
@@ -62,32 +68,54 @@ def all_figures(
         One for each of `tasks`.
     tables : sequence of Table
         Among them, where there are tasks, ``variance_given_bias``.
+    workers : Workers, optional
+        Processes that draw; this one alone where not given.
 
     Yields
     ------
     RenderedFigure
     """
     frames = {table.name: table.frame for table in tables}
+    drawings: list[_Drawing] = []
+    for task, compared in zip(tasks, comparisons, strict=True):
+        for position, split in enumerate(task.splits):
+            curves = frames["variance_given_bias"]
+            of_split = curves[(curves["task"] == task.task) & (curves["split"] == split)]
+            drawings += [
+                _Drawing(figure_name(family, task.task, split), task.task, split, caption, draw)
+                for family, caption, draw in _of_split(task, position, compared, of_split)
+            ]
+    return (workers or Workers()).map(_render, drawings, SECONDS_PER_FIGURE * len(drawings))
+
+
+@dataclass(frozen=True)
+class _Drawing:
+    """A figure that is still to be drawn, by any process; the attributes of `RenderedFigure`."""
+
+    name: str
+    task: str
+    split: str
+    caption: str
+    draw: Callable[[], Figure]
+
+
+def _render(drawing: _Drawing) -> RenderedFigure:
     with style():
-        for task, compared in zip(tasks, comparisons, strict=True):
-            for position, split in enumerate(task.splits):
-                curves = frames["variance_given_bias"]
-                of_split = curves[(curves["task"] == task.task) & (curves["split"] == split)]
-                for family, caption, figure in _of_split(task, position, compared, of_split):
-                    yield RenderedFigure(
-                        name=figure_name(family, task.task, split),
-                        task=task.task,
-                        split=split,
-                        caption=caption,
-                        png=to_png(figure),
-                        pdf=to_pdf(figure),
-                    )
+        figure = drawing.draw()
+        return RenderedFigure(
+            name=drawing.name,
+            task=drawing.task,
+            split=drawing.split,
+            caption=drawing.caption,
+            png=to_png(figure),
+            pdf=to_pdf(figure),
+        )
 
 
 def _of_split(
     task: TaskPredictions, position: int, compared: Comparisons, curves: pd.DataFrame
-) -> Iterator[tuple[str, str, Figure]]:
-    """Draw the figures of one split: family, caption and figure."""
+) -> Iterator[tuple[str, str, Callable[[], Figure]]]:
+    """List the figures of one split: family, caption and what draws it."""
     split = task.splits[position]
     counts = task.runs.at(task.instances_of(position))
     if any(counts.seeds):
@@ -95,7 +123,7 @@ def _of_split(
             "instance_accuracy",
             "Instance accuracy by size: how instances are distributed over the share of runs that "
             "predict them correctly (Figure 2a).",
-            instance_accuracy_figure(counts),
+            partial(instance_accuracy_figure, counts),
         )
     pairs = [pair for pair in compared.pairs if pair.split == split and pair.predictions == "runs"]
     ends = compared.extremes(split, "runs")
@@ -110,13 +138,13 @@ def _of_split(
             "decay_cumulative",
             f"Instances whose accuracy changes by at most t from {ends.s1} to {ends.s2}, and the "
             "random baseline. The largest gap bounds the decaying fraction from below (Figure 4).",
-            decay_cumulative_figure(ends.curves, ends.s1, ends.s2),
+            partial(decay_cumulative_figure, ends.curves, ends.s1, ends.s2),
         )
     if len(task.sizes) > 2 and any(pair.curves is not None for pair in pairs):
         yield (
             "decay_cumulative_all_pairs",
             "The same for every pair of sizes; each panel has its own scale (Figures 6, 7 and 8).",
-            decay_grid_figure(task.sizes, pairs),
+            partial(decay_grid_figure, task.sizes, pairs),
         )
     known = curves.dropna(subset=["mean"])
     pretraining = known[known["component"] == "pretrain_variance"]
@@ -125,23 +153,25 @@ def _of_split(
             "pretrain_variance_given_bias",
             "Variance from pretraining seeds under the 0/1 loss, given the squared bias of an "
             "instance: Gaussian process with 95% credible band (Figure 5).",
-            pretrain_variance_figure(known),
+            partial(pretrain_variance_figure, known),
         )
     if not known.empty:
         yield (
             "variance_given_bias",
             "Variance from pretraining and from finetuning seeds, given the squared bias of an "
             "instance: Gaussian process with 95% credible band (Figures 9 and 10).",
-            variance_given_bias_figure(known),
+            partial(variance_given_bias_figure, known),
         )
 
 
-def _difference(family: str, number: str, pair: Comparison) -> Iterator[tuple[str, str, Figure]]:
+def _difference(
+    family: str, number: str, pair: Comparison
+) -> Iterator[tuple[str, str, Callable[[], Figure]]]:
     if pair.curves is not None:
         yield (
             family,
             f"Change of instance accuracy from {pair.s1} to {pair.s2}, and the random baseline of "
             "mixed groups. A left tail above the baseline shows instances that get worse "
             f"({number}).",
-            instance_difference_figure(pair.curves, pair.s1, pair.s2),
+            partial(instance_difference_figure, pair.curves, pair.s1, pair.s2),
         )

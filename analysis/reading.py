@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -25,7 +23,6 @@ from analysis.seed_moments import (
     sum_moments,
 )
 from analysis.variance import (
-    Decomposition,
     TreeSums,
     count_sums,
     decompose_counts,
@@ -33,11 +30,12 @@ from analysis.variance import (
     tree_sums,
 )
 from analysis.variance_given_bias import BinnedVariances, bin_variances
+from analysis.workers import Workers
 from configs.errors import InputError
 from predict.correctness import ENTAILMENT, NOT_ENTAILMENT_INDEX, gold_index
 
 BLOCK_BYTES = 32 * 2**20
-"""Upper limit on the predictions that one thread reads at once, beyond one chunk."""
+"""Upper limit on the predictions that are read at once, beyond one chunk."""
 
 PART_INSTANCES = 8192
 """Instances whose draws are summed at once: in float64 they should stay in the cache."""
@@ -45,7 +43,8 @@ PART_INSTANCES = 8192
 NAMES_AT_ONCE = 2**17
 """Names of splits that are read at once."""
 
-MOST_THREADS = 8
+CHUNKS_PER_SECOND = 500
+"""Roughly how many chunks one process reads and adds up in a second."""
 
 
 @dataclass(frozen=True)
@@ -122,6 +121,55 @@ class TaskPredictions:
         return np.flatnonzero(self.split_of == split)
 
 
+@dataclass(frozen=True)
+class _LossBlock:
+    """Sums of one loss over a block of instances, by split and pretraining seed.
+
+    Attributes
+    ----------
+    instances : ndarray of int64, shape [split]
+    total : ndarray of float64, shape [split, seed]
+    squares : ndarray of float64, shape [split, level, seed]
+    products : ndarray of float64, shape [split, seed, seed]
+    each_total : ndarray of float32, shape [seed, instance]
+    each_squares : ndarray of float32, shape [level - 1, seed, instance]
+        Of every instance, where instances are to be resampled; otherwise of none.
+    """
+
+    instances: NDArray[np.int64]
+    total: NDArray[np.float64]
+    squares: NDArray[np.float64]
+    products: NDArray[np.float64]
+    each_total: NDArray[np.float32]
+    each_squares: NDArray[np.float32]
+
+
+def _sum_losses(
+    trees: Sequence[TreeSums], split: NDArray[np.integer], splits: int, resampled: bool
+) -> _LossBlock:
+    """Add up a block, whose seeds are the `trees`, of instances in the given splits."""
+    totals = np.stack([tree.total for tree in trees]).astype(np.float64, copy=False)
+    levels = len(trees[0].squares)
+    total = np.empty((splits, len(trees)))
+    squares = np.empty((splits, levels, len(trees)))
+    for seed, tree in enumerate(trees):
+        total[:, seed] = np.bincount(split, tree.total, minlength=splits)
+        for level, of_level in enumerate(tree.squares):
+            squares[:, level, seed] = np.bincount(split, of_level, minlength=splits)
+    products = np.zeros((splits, len(trees), len(trees)))
+    for position in np.unique(split):
+        chosen = totals[:, split == position]
+        products[position] = chosen @ chosen.T
+    each_total = np.empty((len(trees), len(split) if resampled else 0), dtype=np.float32)
+    each_squares = np.empty((levels - 1, *each_total.shape), dtype=np.float32)
+    if resampled:
+        each_total[:] = totals
+        for seed, tree in enumerate(trees):
+            each_squares[:, seed] = tree.squares[1:]
+    instances = np.bincount(split, minlength=splits)
+    return _LossBlock(instances, total, squares, products, each_total, each_squares)
+
+
 class _LossAccumulator:
     """Sums of one loss by split and pretraining seed while the blocks of instances pass.
 
@@ -138,22 +186,15 @@ class _LossAccumulator:
         self.each_total = np.empty((widths[0], instances), dtype=np.float32)
         self.each_squares = np.empty((len(widths) - 1, widths[0], instances), dtype=np.float32)
 
-    def add(self, trees: Sequence[TreeSums], split: NDArray[np.integer], rows: slice) -> None:
-        """Add a block, whose seeds are the `trees`, of instances `rows` in the given splits."""
-        splits = len(self.instances)
-        totals = np.stack([tree.total for tree in trees]).astype(np.float64, copy=False)
-        for seed, tree in enumerate(trees):
-            self.total[:, seed] += np.bincount(split, tree.total, minlength=splits)
-            for level, squares in enumerate(tree.squares):
-                self.squares[:, level, seed] += np.bincount(split, squares, minlength=splits)
-        self.instances += np.bincount(split, minlength=splits)
-        for position in np.unique(split):
-            chosen = totals[:, split == position]
-            self.products[position] += chosen @ chosen.T
+    def add(self, block: _LossBlock, rows: slice) -> None:
+        """Add a block, whose instances go to `rows`."""
+        self.instances += block.instances
+        self.total += block.total
+        self.squares += block.squares
+        self.products += block.products
         if self.each_total.size:
-            self.each_total[:, rows] = totals
-            for seed, tree in enumerate(trees):
-                self.each_squares[:, seed, rows] = tree.squares[1:]
+            self.each_total[:, rows] = block.each_total
+            self.each_squares[:, :, rows] = block.each_squares
 
     def finish(self, split_of: NDArray[np.integer], resamplings: Sequence[Resampling]) -> LossSums:
         """Decompose the sums, and resample the instances of each split where there are draws."""
@@ -180,6 +221,7 @@ def read_task(
     splits: Sequence[str] = (),
     advance: Callable[[int], Hashable] = lambda _: None,
     bootstrap: Bootstrap | None = None,
+    workers: Workers | None = None,
 ) -> TaskPredictions:
     """Read all stores of one task, block by block of instances.
 
@@ -195,6 +237,8 @@ def read_task(
     bootstrap : Bootstrap, optional
         Where it has clusters, what needs each instance's probabilities or single runs is resampled
         here, size by size, as these are not kept.
+    workers : Workers, optional
+        Processes that read blocks; this one alone where not given.
 
     Returns
     -------
@@ -238,7 +282,7 @@ def read_task(
             reader = _SizeReader(
                 path, store, position, size, split_of, len(split_names), bool(resamplings)
             )
-            reader.read(advance)
+            reader.read(advance, workers or Workers())
             sizes.append(size)
             seeds.append(reader.seeds)
             correct.append(reader.correct)
@@ -340,7 +384,7 @@ class _SizeReader:
         resampled: bool,
     ) -> None:
         self.path, self.store, self.position, self.size = path, store, position, size
-        self.split_of, self.splits = split_of, splits
+        self.split_of, self.splits, self.resampled = split_of, splits, resampled
         self.notes: list[str] = []
         finished = self._load("finished", slice(None))
         runs, epochs = finished.shape[1:]
@@ -362,7 +406,6 @@ class _SizeReader:
                 f"{size}: {int((~self.all_epochs).sum())} pretraining seeds lack an earlier "
                 "checkpoint and are left out where all checkpoints are used"
             )
-        self.arrays = self._open_arrays()
         kept = int(np.count_nonzero(split_of >= 0))
         shape = (kept, len(self.chosen))
         self.correct = np.zeros(shape, dtype=count_dtype(runs))
@@ -383,21 +426,16 @@ class _SizeReader:
             if _has_gold_probability(store):
                 self.losses["squared", "all"] = _LossAccumulator(splits, every, each)
 
-    def read(self, advance: Callable[[int], Hashable]) -> None:
+    def read(self, advance: Callable[[int], Hashable], workers: Workers) -> None:
         """Pass over the instances once."""
-        instances = len(self.split_of)
-        block, seeds = self._tile()
-        tiles = [
-            slice(start, start + seeds)
-            for start in range(0, self.store.sizes["pretrain_seed"], seeds)
-            if np.any((self.chosen >= start) & (self.chosen < start + seeds))
-        ]
         written = 0
-        with ThreadPoolExecutor(min(os.cpu_count() or 1, MOST_THREADS)) as pool:
-            for start in range(0, instances, block):
-                stop = min(start + block, instances)
-                written += self._read_block(pool, slice(start, stop), tiles, written)
-                advance(stop - start)
+        blocks, chunks = self._blocks()
+        # The other sizes are read next, by the same processes.
+        for block in workers.map(_read_block, blocks, chunks / CHUNKS_PER_SECOND):
+            kept = len(block.correct)
+            self._add(block, slice(written, written + kept))
+            written += kept
+            advance(block.read)
 
     def resampled_accuracy(
         self, split_of: NDArray[np.integer], resamplings: Sequence[Resampling]
@@ -411,34 +449,49 @@ class _SizeReader:
             found.append(means.reshape(-1, *self.each_right.shape[:2]))
         return tuple(found)
 
-    def _read_block(
-        self, pool: ThreadPoolExecutor, instances: slice, tiles: Sequence[slice], written: int
-    ) -> int:
-        """Read and add one block; return how many of its instances are kept."""
-        local = np.flatnonzero(self.split_of[instances] >= 0)
-        if len(local) and len(self.chosen):
-            block = _Block(self, instances, local)
-            seeds = [seed for tile in pool.map(block.read, tiles) for seed in tile]
-            self._add(block, slice(written, written + len(local)), seeds)
-        return len(local)
-
-    def _open_arrays(self) -> dict[str, zarr.Array]:
-        """Open what is read block by block: by Zarr, as xarray adds half again to each chunk."""
+    def _blocks(self) -> tuple[Iterator[_Block], int]:
+        """Divide the instances into blocks of whole chunks, and count the chunks of the store."""
+        group = zarr.open_group(self.path, mode="r")
         # Of a store with the probabilities of all labels, that of the gold one follows.
         probability = "probability" if "probability" in self.store else "gold_probability"
-        group = zarr.open_group(self.path, mode="r")
-        names = ("correct", "ensemble_correct", probability)
-        return {name: group[name] for name in names if name in self.store}
-
-    def _tile(self) -> tuple[int, int]:
-        """Instances and pretraining seeds that are read at once, by whole chunks."""
-        arrays = [array for name, array in self.arrays.items() if name != "ensemble_correct"]
-        seeds = max(array.chunks[2] for array in arrays)
-        chunk = max(array.chunks[1] for array in arrays)
+        by_run = [name for name in ("correct", probability) if name in self.store]
+        names = [*by_run, "ensemble_correct"]
+        arrays = {name: group[name] for name in names if name in self.store}
+        seeds = max(arrays[name].chunks[2] for name in by_run)
+        chunk = max(arrays[name].chunks[1] for name in by_run)
         per_instance = sum(
-            array.dtype.itemsize * int(np.prod(array.shape[3:])) * seeds for array in arrays
+            arrays[name].dtype.itemsize * int(np.prod(arrays[name].shape[3:])) * seeds
+            for name in by_run
         )
-        return max(BLOCK_BYTES // per_instance // chunk, 1) * chunk, seeds
+        length = max(BLOCK_BYTES // per_instance // chunk, 1) * chunk
+        source = _Source(
+            path=self.path,
+            size=self.size,
+            position=self.position,
+            arrays=arrays,
+            by_run=tuple(by_run),
+            seeds_at_once=seeds,
+            chosen=self.chosen,
+            all_epochs=np.atleast_1d(self.all_epochs),
+            entailment=self.labels.index(ENTAILMENT) if ENTAILMENT in self.labels else -1,
+            splits=self.splits,
+            losses=tuple(self.losses),
+            resampled=self.resampled,
+        )
+        starts = range(0, len(self.split_of), length)
+        chunks = sum(arrays[name].nchunks for name in by_run)
+        return (self._block(source, slice(start, start + length)) for start in starts), chunks
+
+    def _block(self, source: _Source, instances: slice) -> _Block:
+        split = self.split_of[instances]
+        local = np.flatnonzero(split >= 0)
+        gold = None
+        if "probability" in source.by_run:
+            named = self.store["gold"].isel(instance=instances).values
+            gold = self._gold_index(named)[local].astype(np.int32)
+        return _Block(
+            source, slice(instances.start, instances.start + len(split)), local, split[local], gold
+        )
 
     def _load(self, variable: str, instances: slice) -> NDArray:
         """Load one size of a small variable, for a slice of instances where it has any."""
@@ -446,61 +499,181 @@ class _SizeReader:
         index: dict[Hashable, int | slice] = {"size": self.position}
         if "instance" in array.dims:
             index["instance"] = instances
-        with self.readable(variable):
+        with _readable(self.path, variable, self.size):
             return array.isel(index).values
 
-    @contextmanager
-    def readable(self, variable: str) -> Iterator[None]:
-        """Report a failure to read."""
-        # A store that lies on a disk can fail to read in as many ways as there are codecs.
-        try:
-            yield
-        except Exception as error:
-            raise InputError(
-                f"{self.path}: `{variable}` of size {self.size} cannot be read "
-                f"({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}); "
-                "copy or write the store again"
-            ) from error
-
-    def gold_index(self, gold: NDArray) -> NDArray[np.int64]:
+    def _gold_index(self, gold: NDArray) -> NDArray[np.int64]:
         """Encode gold labels."""
         try:
             return gold_index(gold, self.labels)
         except ValueError as error:
             raise InputError(f"{self.path}: {error}; correct the gold label") from error
 
-    def _add(self, block: _Block, rows: slice, seeds: Sequence[_Seed]) -> None:
-        """Add a block, whose kept instances go to `rows` of the results, seed by seed."""
-        for column, seed in enumerate(seeds):
-            self.correct[rows, column] = seed.correct
-            self.run_correct[:, column] += seed.run_correct
-            if self.each_right.size:
-                self.each_right[column, :, rows] = seed.right
-        if "ensemble_correct" in self.arrays:
-            loaded = self._load("ensemble_correct", block.instances)
-            self.ensemble_correct[rows] = loaded[np.ix_(block.local, self.chosen)]
-        for name, accumulator in self.losses.items():
-            trees = [seed.trees[name] for seed in seeds if name in seed.trees]
-            accumulator.add(trees, block.split, rows)
-        runs = self.store.sizes["finetune_seed"]
-        if len(self.chosen) < 2 or runs < 2:
-            return
-        self._bin("zero_one", decompose_counts(self.correct[rows], runs), block.split)
-        if ("squared", "last") in self.losses:
-            last = [seed.trees["squared", "last"] for seed in seeds]
-            total = np.sum([tree.total for tree in last], axis=0)
-            squares = np.sum([tree.squares for tree in last], axis=0)
-            root = TreeSums(total, np.concatenate([total[None] ** 2, squares]))
-            parts = decompose_sums(root, (len(self.chosen), runs))
-            self._bin("squared", parts, block.split)
+    def _add(self, block: _BlockSums, rows: slice) -> None:
+        """Add a block, whose kept instances go to `rows` of the results."""
+        self.correct[rows] = block.correct
+        self.ensemble_correct[rows] = block.ensemble_correct
+        self.run_correct += block.run_correct
+        if self.each_right.size:
+            self.each_right[:, :, rows] = block.right
+        for name, of_loss in block.losses.items():
+            self.losses[name].add(of_loss, rows)
+        for loss, found in block.binned.items():
+            self.binned[loss] = self.binned[loss] + found if loss in self.binned else found
 
-    def _bin(self, loss: str, parts: Decomposition, split: NDArray[np.intp]) -> None:
-        found = bin_variances(parts, split, self.splits)
-        self.binned[loss] = self.binned[loss] + found if loss in self.binned else found
+
+@contextmanager
+def _readable(path: Path, variable: str, size: str) -> Iterator[None]:
+    """Report a failure to read."""
+    # A store that lies on a disk can fail to read in as many ways as there are codecs.
+    try:
+        yield
+    except Exception as error:
+        raise InputError(
+            f"{path}: `{variable}` of size {size} cannot be read "
+            f"({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}); "
+            "copy or write the store again"
+        ) from error
 
 
 def _part_of(values: NDArray[np.bool_], part: slice) -> NDArray[np.float64]:
     return values[:, part].astype(np.float64)
+
+
+@dataclass(frozen=True)
+class _Source:
+    """What a process has to know of one size of a store.
+
+    Attributes
+    ----------
+    path : Path
+    size : str
+    position : int
+        Of the size in the store.
+    arrays : dict of str to zarr.Array
+        By variable; by Zarr, as xarray adds half again to the time of each chunk.
+    by_run : tuple of str
+        What is read run by run: `correct` and, where it is there, one of the probabilities.
+    seeds_at_once : int
+        Pretraining seeds of a chunk.
+    chosen : ndarray of int, shape [seed]
+        Positions of the complete pretraining seeds.
+    all_epochs : ndarray of bool, shape [seed]
+        Which of them have every checkpoint.
+    entailment : int
+        Position of the label of that name; -1 without one.
+    splits : int
+        Number of splits.
+    losses : tuple of (str, str)
+        Losses and checkpoints to add up.
+    resampled : bool
+        Whether instances are resampled later.
+    """
+
+    path: Path
+    size: str
+    position: int
+    arrays: dict[str, zarr.Array]
+    by_run: tuple[str, ...]
+    seeds_at_once: int
+    chosen: NDArray[np.intp]
+    all_epochs: NDArray[np.bool_]
+    entailment: int
+    splits: int
+    losses: tuple[tuple[str, str], ...]
+    resampled: bool
+
+
+@dataclass(frozen=True)
+class _Block:
+    """Some instances of one size; any process reads them.
+
+    Attributes
+    ----------
+    source : _Source
+    instances : slice
+        Of the store.
+    local : ndarray of int, shape [kept]
+        Those that are kept, counted from the start of the slice.
+    split : ndarray of int32, shape [kept]
+    gold : ndarray of int32, shape [kept], or None
+        Gold labels, where the probabilities of all labels are read.
+    """
+
+    source: _Source
+    instances: slice
+    local: NDArray[np.intp]
+    split: NDArray[np.int32]
+    gold: NDArray[np.int32] | None
+
+
+@dataclass(frozen=True)
+class _BlockSums:
+    """A block that was read.
+
+    Attributes
+    ----------
+    read : int
+        Instances of the block, kept or not.
+    correct, ensemble_correct : ndarray of int, shape [kept, seed]
+    right : ndarray of bool, shape [seed, finetune_seed, kept]
+        Where instances are resampled, otherwise of no instance.
+    run_correct : ndarray of int64, shape [split, seed, finetune_seed]
+    losses : dict of (str, str) to _LossBlock
+    binned : dict of str to BinnedVariances
+    """
+
+    read: int
+    correct: NDArray[np.unsignedinteger]
+    ensemble_correct: NDArray[np.uint8]
+    right: NDArray[np.bool_]
+    run_correct: NDArray[np.int64]
+    losses: dict[tuple[str, str], _LossBlock]
+    binned: dict[str, BinnedVariances]
+
+
+def _read_block(block: _Block) -> _BlockSums:
+    """Read a block, one chunk of pretraining seeds after the other, and add it up."""
+    source = block.source
+    kept, step = len(block.local), source.seeds_at_once
+    seeds: list[_Seed] = []
+    if kept:
+        for start in sorted({int(seed) // step * step for seed in source.chosen}):
+            seeds += _read_seeds(block, slice(start, start + step))
+    runs = source.arrays["correct"].shape[3]
+    correct = np.zeros((kept, len(source.chosen)), dtype=count_dtype(runs))
+    columns = len(source.chosen) if "ensemble_correct" in source.arrays else 0
+    ensemble = np.zeros((kept, columns), dtype=np.uint8)
+    each = kept if source.resampled else 0
+    right = np.empty((len(source.chosen), runs, each), dtype=np.bool_)
+    run_correct = np.zeros((source.splits, len(source.chosen), runs), dtype=np.int64)
+    for column, seed in enumerate(seeds):
+        correct[:, column] = seed.correct
+        run_correct[:, column] = seed.run_correct
+        right[column] = seed.right[:, :each]
+    losses: dict[tuple[str, str], _LossBlock] = {}
+    binned: dict[str, BinnedVariances] = {}
+    if seeds:
+        if "ensemble_correct" in source.arrays:
+            with _readable(source.path, "ensemble_correct", source.size):
+                loaded = source.arrays["ensemble_correct"][source.position, block.instances]
+            ensemble[:] = loaded[np.ix_(block.local, source.chosen)]
+        for name in source.losses:
+            trees = [seed.trees[name] for seed in seeds if name in seed.trees]
+            losses[name] = _sum_losses(trees, block.split, source.splits, source.resampled)
+        if len(seeds) > 1 and runs > 1:
+            binned["zero_one"] = bin_variances(
+                decompose_counts(correct, runs), block.split, source.splits
+            )
+            if ("squared", "last") in source.losses:
+                last = [seed.trees["squared", "last"] for seed in seeds]
+                total = np.sum([tree.total for tree in last], axis=0)
+                squares = np.sum([tree.squares for tree in last], axis=0)
+                root = TreeSums(total, np.concatenate([total[None] ** 2, squares]))
+                parts = decompose_sums(root, (len(seeds), runs))
+                binned["squared"] = bin_variances(parts, block.split, source.splits)
+    read = block.instances.stop - block.instances.start
+    return _BlockSums(read, correct, ensemble, right, run_correct, losses, binned)
 
 
 @dataclass(frozen=True)
@@ -525,105 +698,93 @@ class _Seed:
     trees: dict[tuple[str, str], TreeSums]
 
 
-class _Block:
-    """The kept instances of a slice; any number of threads read its seeds."""
+def _read_seeds(block: _Block, tile: slice) -> list[_Seed]:
+    """Read the chosen ones of some neighbouring pretraining seeds, in order."""
+    source = block.source
+    columns = np.flatnonzero((source.chosen >= tile.start) & (source.chosen < tile.stop))
+    seeds = (source.chosen[columns] - tile.start).tolist()
+    loaded = [_read_runs(name, block, tile, seeds) for name in source.by_run]
+    probability = loaded[1] if len(loaded) > 1 else [None] * len(seeds)
+    return [
+        _sum_seed(correct, draws, bool(source.all_epochs[column]), block)
+        for correct, draws, column in zip(loaded[0], probability, columns, strict=True)
+    ]
 
-    def __init__(self, reader: _SizeReader, instances: slice, local: NDArray[np.intp]) -> None:
-        self.reader, self.instances, self.local = reader, instances, local
-        self.split = reader.split_of[instances][local].astype(np.intp)
-        self.gold: NDArray[np.int64] | None = None
-        if "probability" in reader.arrays:
-            self.gold = reader.gold_index(reader.store["gold"].isel(instance=instances).values)[
-                local
-            ]
 
-    def read(self, tile: slice) -> list[_Seed]:
-        """Read the chosen ones of some neighbouring pretraining seeds, in order."""
-        reader = self.reader
-        chosen = [seed for seed in range(tile.start, tile.stop) if seed in reader.chosen]
-        correct = self._runs("correct", tile, chosen)
-        probability = None
-        for name in ("probability", "gold_probability"):
-            if name in reader.arrays:
-                probability = self._runs(name, tile, chosen)
-        seeds = []
-        all_epochs = np.atleast_1d(reader.all_epochs).tolist()
-        for number, seed in enumerate(chosen):
-            column = int(np.searchsorted(reader.chosen, seed))
-            draws = None if probability is None else probability[number]
-            seeds.append(self._seed(correct[number], draws, all_epochs[column]))
-        return seeds
-
-    def _seed(
-        self, correct: NDArray[np.bool_], draws: NDArray[np.float32] | None, all_epochs: bool
-    ) -> _Seed:
-        """Sum one seed's draws [finetune_seed, epoch, instance]."""
-        reader = self.reader
-        _, epochs, instances = correct.shape
-        last = correct[:, -1]
-        parts: dict[tuple[str, str], list[TreeSums]] = {}
-        for start in range(0, instances, PART_INSTANCES):
-            part = slice(start, start + PART_INSTANCES)
-            if draws is not None:
-                values = draws[:, :, part].astype(np.float64)
-                parts.setdefault(("squared", "last"), []).append(tree_sums(values[:, -1]))
-                if epochs > 1 and all_epochs:
-                    parts.setdefault(("squared", "all"), []).append(tree_sums(values))
+def _sum_seed(
+    correct: NDArray[np.bool_],
+    draws: NDArray[np.float32] | None,
+    all_epochs: bool,
+    block: _Block,
+) -> _Seed:
+    """Sum one seed's draws [finetune_seed, epoch, instance]."""
+    runs, epochs, instances = correct.shape
+    last = correct[:, -1]
+    parts: dict[tuple[str, str], list[TreeSums]] = {}
+    for start in range(0, instances, PART_INSTANCES):
+        part = slice(start, start + PART_INSTANCES)
+        if draws is not None:
+            values = draws[:, :, part].astype(np.float64)
+            parts.setdefault(("squared", "last"), []).append(tree_sums(values[:, -1]))
             if epochs > 1 and all_epochs:
-                counts = correct[:, :, part].sum(axis=1, dtype=count_dtype(epochs))
-                parts.setdefault(("zero_one", "all"), []).append(count_sums(counts))
-        trees = {
-            name: TreeSums(
-                np.concatenate([of.total for of in found]),
-                np.concatenate([of.squares for of in found], axis=1),
-            )
-            for name, found in parts.items()
-        }
-        return _Seed(
-            correct=last.sum(axis=0, dtype=reader.correct.dtype),
-            right=last,
-            run_correct=np.stack(
-                [np.bincount(self.split[run], minlength=reader.splits) for run in last], axis=1
-            ),
-            trees=trees,
+                parts.setdefault(("squared", "all"), []).append(tree_sums(values))
+        if epochs > 1 and all_epochs:
+            counts = correct[:, :, part].sum(axis=1, dtype=count_dtype(epochs))
+            parts.setdefault(("zero_one", "all"), []).append(count_sums(counts))
+    trees = {
+        name: TreeSums(
+            np.concatenate([of.total for of in found]),
+            np.concatenate([of.squares for of in found], axis=1),
         )
+        for name, found in parts.items()
+    }
+    splits = block.source.splits
+    return _Seed(
+        correct=last.sum(axis=0, dtype=count_dtype(runs)),
+        right=last,
+        run_correct=np.stack(
+            [np.bincount(block.split[run], minlength=splits) for run in last], axis=1
+        ),
+        trees=trees,
+    )
 
-    def _runs(self, variable: str, tile: slice, chosen: Sequence[int]) -> NDArray:
-        """Load [chosen seed, finetune_seed, epoch, kept instance], chunk by chunk.
 
-        Of the probabilities of all labels, the gold one's.
-        """
-        array = self.reader.arrays[variable]
-        finetune, epoch = array.chunks[3:5]
-        dtype = np.bool_ if variable == "correct" else np.float32
-        result = np.empty((len(chosen), *array.shape[3:5], len(self.local)), dtype)
-        for f in range(0, array.shape[3], finetune):
-            for e in range(0, array.shape[4], epoch):
-                at = (slice(f, f + finetune), slice(e, e + epoch))
-                with self.reader.readable(variable):
-                    loaded = np.asarray(array[(self.reader.position, self.instances, tile, *at)])
-                into = result[(slice(None), *at)]
-                self._choose(loaded, [seed - tile.start for seed in chosen], into)
-        return result
+def _read_runs(variable: str, block: _Block, tile: slice, seeds: Sequence[int]) -> NDArray:
+    """Load [seed, finetune_seed, epoch, kept instance] of some seeds of a tile, run by run.
 
-    def _choose(self, loaded: NDArray, chosen: Sequence[int], into: NDArray) -> None:
-        """Copy kept instances, chosen seeds and gold labels of a loaded chunk."""
-        _, seeds, *run_axes = loaded.shape[:4]
-        runs = int(np.prod(run_axes))
-        labels = loaded.shape[4] if loaded.ndim == 5 else 1
-        flat = loaded.reshape(-1)
-        # Positions in flat memory: numpy's own indexing by label takes three times as long.
-        first = self.local * (seeds * runs * labels)
-        gold = self.gold if loaded.ndim == 5 else None
-        if gold is not None:
-            first = first + np.maximum(gold, 0)
-        for number, seed in enumerate(chosen):
-            for run, at in enumerate(np.ndindex(*run_axes)):
-                target = into[number, *at]
-                offset = (seed * runs + run) * labels
-                target[:] = flat.take(first + offset if offset else first)
-                if gold is not None and (gold == NOT_ENTAILMENT_INDEX).any():
-                    two_class = np.flatnonzero(gold == NOT_ENTAILMENT_INDEX)
-                    row = self.local[two_class] * (seeds * runs * labels) + offset
-                    entailment = flat.take(row + self.reader.labels.index(ENTAILMENT))
-                    target[two_class] = 1 - entailment.astype(target.dtype)
+    Of the probabilities of all labels, the gold one's.
+    """
+    source, array = block.source, block.source.arrays[variable]
+    runs = array.chunks[3]
+    dtype = np.bool_ if variable == "correct" else np.float32
+    result = np.empty((len(seeds), *array.shape[3:5], len(block.local)), dtype)
+    # All checkpoints at once, as every call takes a while; more would not stay in the cache.
+    for start in range(0, array.shape[3], runs):
+        at = slice(start, start + runs)
+        with _readable(source.path, variable, source.size):
+            loaded = np.asarray(array[source.position, block.instances, tile, at])
+        _choose(loaded, seeds, block, result[:, at])
+    return result
+
+
+def _choose(loaded: NDArray, seeds: Sequence[int], block: _Block, into: NDArray) -> None:
+    """Copy kept instances, chosen seeds and gold labels of a loaded chunk."""
+    _, width, *run_axes = loaded.shape[:4]
+    runs = int(np.prod(run_axes))
+    labels = loaded.shape[4] if loaded.ndim == 5 else 1
+    flat = loaded.reshape(-1)
+    # Positions in flat memory: numpy's own indexing by label takes three times as long.
+    first = block.local * (width * runs * labels)
+    gold = block.gold if loaded.ndim == 5 else None
+    if gold is not None:
+        first = first + np.maximum(gold, 0)
+    for number, seed in enumerate(seeds):
+        for run, at in enumerate(np.ndindex(*run_axes)):
+            target = into[number, *at]
+            offset = (seed * runs + run) * labels
+            target[:] = flat.take(first + offset if offset else first)
+            if gold is not None and (gold == NOT_ENTAILMENT_INDEX).any():
+                two_class = np.flatnonzero(gold == NOT_ENTAILMENT_INDEX)
+                row = block.local[two_class] * (width * runs * labels) + offset
+                entailment = flat.take(row + block.source.entailment)
+                target[two_class] = 1 - entailment.astype(target.dtype)

@@ -12,15 +12,18 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from scipy import sparse
-from threadpoolctl import threadpool_limits
 
 from analysis.counts import Counts
 from analysis.decay import LARGEST_EXACT, half_differences
 from analysis.multibootstrap import weights_of
 from analysis.multisets import every_multiset, resampled_multisets
+from analysis.workers import Workers
 
 BLOCK_INSTANCES = 2**16
 """Instances whose resamples are held at once."""
+
+COMPARISONS_PER_SECOND = 8e7
+"""Roughly how many instances one process compares, times samples and pairs."""
 
 LARGEST_CODE = 2**63
 """Up to this many possible rows of counts are told apart by a number."""
@@ -97,7 +100,7 @@ def draw_seeds(seeds: int, samples: int, key: Sequence[int]) -> NDArray[np.int64
 
 
 def bootstrap_gaps(
-    counts: Counts, samples: int, seed: int
+    counts: Counts, samples: int, seed: int, workers: Workers | None = None
 ) -> dict[tuple[int, int], NDArray[np.float64]]:
     """Compute discovery less baseline in bootstrap samples of the pretraining seeds.
 
@@ -112,6 +115,8 @@ def bootstrap_gaps(
         Number of bootstrap samples.
     seed : int
         Seed of the draws.
+    workers : Workers, optional
+        Processes that share out the instances; this one alone where not given.
 
     Returns
     -------
@@ -128,9 +133,17 @@ def bootstrap_gaps(
     gaps: dict[tuple[int, int], NDArray[np.float64]] = {}
     for seeds, pairs in by_seeds.items():
         steps = seeds * counts.runs
-        # Threads would take longer to start than these small products.
-        with threadpool_limits(1):
-            observed, mixed = _differences(counts, seeds, pairs, samples, seed)
+        used = sorted({size for pair in pairs for size in pair})
+        draws = {size: draw_seeds(seeds, samples, (seed, size)) for size in used}
+        of_all = _Bootstrap(
+            runs=counts.runs,
+            seeds=seeds,
+            pairs=tuple(pairs),
+            weights={size: weights_of(of_size, seeds) for size, of_size in draws.items()},
+            samples=samples,
+            instances=counts.instances,
+        )
+        observed, mixed = _differences(of_all, counts, workers or Workers())
         for pair in pairs:
             baseline = np.cumsum(mixed[pair], axis=1)[:, :steps]
             for ordered, found in ((pair[::-1], observed[pair]), (pair, observed[pair][:, ::-1])):
@@ -139,44 +152,116 @@ def bootstrap_gaps(
     return gaps
 
 
+@dataclass(frozen=True)
+class _Bootstrap:
+    """The samples of some pairs of sizes that share their seeds.
+
+    Attributes
+    ----------
+    runs, seeds : int
+        Finetuning seeds, and pretraining seeds of each size.
+    pairs : tuple of (int, int)
+        Positions of sizes.
+    weights : dict of int to ndarray of float64, shape [seed, sample]
+        How often each seed of a size is drawn.
+    samples : int
+    instances : int
+        Of the split.
+    """
+
+    runs: int
+    seeds: int
+    pairs: tuple[tuple[int, int], ...]
+    weights: dict[int, NDArray[np.float64]]
+    samples: int
+    instances: int
+
+    @property
+    def steps(self) -> int:
+        """Runs of a size: k seeds on either side are 2kF."""
+        return self.seeds * self.runs
+
+    @property
+    def splits(self) -> int:
+        """Number of ways to split the seeds of a size in two."""
+        return comb(self.seeds, self.seeds // 2)
+
+    @property
+    def unit(self) -> int:
+        """What counts of subsets are divided by: they are whole, and exact while their sums fit."""
+        return 1 if self.instances * self.splits**2 < LARGEST_EXACT else self.splits
+
+
 def _differences(
-    counts: Counts, seeds: int, pairs: Sequence[tuple[int, int]], samples: int, seed: int
+    bootstrap: _Bootstrap, counts: Counts, workers: Workers
 ) -> tuple[dict[tuple[int, int], NDArray[np.float64]], ...]:
     """Instances at each difference, and the distribution of the mixed one.
 
     Both by pair, shape [sample, 2 * steps + 1], of the second size less the first.
     """
-    runs, steps = counts.runs, seeds * counts.runs
-    used = sorted({size for pair in pairs for size in pair})
-    weights = {size: weights_of(draw_seeds(seeds, samples, (seed, size)), seeds) for size in used}
-    # Counts of subsets are whole numbers, whose sums are exact while they fit.
-    splits = comb(seeds, seeds // 2)
-    unit = 1 if counts.instances * splits**2 < LARGEST_EXACT else splits
-    observed = {pair: np.zeros((samples, 2 * steps + 1)) for pair in pairs}
+    samples, steps = bootstrap.samples, bootstrap.steps
     width = 2 * (steps // 4 + 1)
-    folded = {pair: np.zeros((samples, width, width)) for pair in pairs}
-    # One table serves all samples where it lists every multiset, and would be too long otherwise.
-    batch = samples if every_multiset(seeds, runs) is not None else 1
-    for start in range(0, counts.instances, BLOCK_INSTANCES):
-        block = slice(start, start + BLOCK_INSTANCES)
-        rows = {size: _distinct_rows(counts.correct[size][block, :seeds], runs) for size in used}
-        joint = {pair: _joint_rows(rows[pair[0]], rows[pair[1]]) for pair in pairs}
-        for first in range(0, samples, batch):
-            chosen = slice(first, first + batch)
-            sides = {
-                size: _Resampled.of(rows[size].rows, weights[size][:, chosen], runs, unit)
-                for size in used
-            }
-            for sample in range(first, min(first + batch, samples)):
-                looked_up = {size: side.at(sample - first) for size, side in sides.items()}
-                for pair in pairs:
-                    found, halves = _compare(looked_up[pair[0]], looked_up[pair[1]], joint[pair])
-                    observed[pair][sample] += found
-                    folded[pair][sample] += halves
+    observed = {pair: np.zeros((samples, 2 * steps + 1)) for pair in bootstrap.pairs}
+    folded = {pair: np.zeros((samples, width, width)) for pair in bootstrap.pairs}
+    blocks = (
+        (
+            bootstrap,
+            {
+                size: counts.correct[size][start : start + BLOCK_INSTANCES, : bootstrap.seeds]
+                for size in bootstrap.weights
+            },
+        )
+        for start in range(0, counts.instances, BLOCK_INSTANCES)
+    )
+    seconds = counts.instances * samples * len(bootstrap.pairs) / COMPARISONS_PER_SECOND
+    for found, halves in workers.map(_compare_block, blocks, seconds):
+        for pair in bootstrap.pairs:
+            observed[pair] += found[pair]
+            folded[pair] += halves[pair]
     unfold = _unfolding(steps)
-    scale = counts.instances * (splits // unit) ** 2
+    scale = counts.instances * (bootstrap.splits // bootstrap.unit) ** 2
     mixed = {pair: of.reshape(samples, -1) @ unfold / scale for pair, of in folded.items()}
     return observed, mixed
+
+
+def _compare_block(
+    block: tuple[_Bootstrap, dict[int, NDArray[np.unsignedinteger]]],
+) -> tuple[dict[tuple[int, int], NDArray[np.float64]], ...]:
+    """Compare the sizes of a block of instances, whose counts are given by size, in all samples.
+
+    By pair, shapes [sample, 2 * steps + 1] and [sample, 2 * width, 2 * width], as `_compare` has
+    them.
+    """
+    bootstrap, correct = block
+    runs, seeds, samples = bootstrap.runs, bootstrap.seeds, bootstrap.samples
+    rows = {size: _distinct_rows(of_size, runs) for size, of_size in correct.items()}
+    joint = {pair: _joint_rows(rows[pair[0]], rows[pair[1]]) for pair in bootstrap.pairs}
+    observed: dict[tuple[int, int], list[NDArray[np.float64]]] = {
+        pair: [] for pair in bootstrap.pairs
+    }
+    folded: dict[tuple[int, int], list[NDArray[np.float64]]] = {
+        pair: [] for pair in bootstrap.pairs
+    }
+    # One table serves all samples where it lists every multiset, and would be too long otherwise.
+    batch = samples if every_multiset(seeds, runs) is not None else 1
+    for first in range(0, samples, batch):
+        chosen = slice(first, first + batch)
+        sides = {
+            size: _Resampled.of(of_size.rows, weights[:, chosen], runs, bootstrap.unit)
+            for (size, weights), of_size in zip(
+                bootstrap.weights.items(), rows.values(), strict=True
+            )
+        }
+        for sample in range(min(batch, samples - first)):
+            looked_up = {size: side.at(sample) for size, side in sides.items()}
+            for pair in bootstrap.pairs:
+                found, halves = _compare(looked_up[pair[0]], looked_up[pair[1]], joint[pair])
+                observed[pair].append(found)
+                folded[pair].append(halves)
+    return (
+        {pair: np.stack(found) for pair, found in observed.items()},
+        {pair: np.stack(halves) for pair, halves in folded.items()},
+    )
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ from analysis.relative_bias import adaptive_threshold, bootstrap_gaps
 from analysis.seed_differences import seed_differences, std_accuracy
 from analysis.variance import decompose_counts
 from analysis.variance_given_bias import variance_curve
+from analysis.workers import Workers
 
 NAN = float("nan")
 
@@ -283,6 +284,7 @@ def relative_bias_table(
     comparisons: Sequence[Comparisons],
     samples: int,
     seed: int,
+    workers: Workers | None = None,
 ) -> Table:
     """Tabulate the upward bias of the adaptive threshold (Appendix E, Table 10).
 
@@ -295,6 +297,8 @@ def relative_bias_table(
         Bootstrap samples of the pretraining seeds; with fewer than two the cells are empty.
     seed : int
         Seed of the samples.
+    workers : Workers, optional
+        Processes that share out the instances.
 
     Returns
     -------
@@ -309,7 +313,8 @@ def relative_bias_table(
         for position, split in enumerate(task.splits):
             gaps = {}
             if samples > 1:
-                gaps = bootstrap_gaps(task.runs.at(task.instances_of(position)), samples, seed)
+                counts = task.runs.at(task.instances_of(position))
+                gaps = bootstrap_gaps(counts, samples, seed, workers)
             for s1, s2 in permutations(range(len(task.sizes)), 2):
                 bias = NAN
                 if (s1, s2) in gaps:
@@ -552,7 +557,10 @@ class Choices:
 
 
 def all_tables(
-    tasks: Sequence[TaskPredictions], comparisons: Sequence[Comparisons], choices: Choices
+    tasks: Sequence[TaskPredictions],
+    comparisons: Sequence[Comparisons],
+    choices: Choices,
+    workers: Workers | None = None,
 ) -> tuple[Table, ...]:
     """Compute every table, in the order of the report.
 
@@ -563,6 +571,8 @@ def all_tables(
     comparisons : sequence of Comparisons
         One for each of `tasks`.
     choices : Choices
+    workers : Workers, optional
+        Processes that share out the longest step.
 
     Returns
     -------
@@ -575,7 +585,7 @@ def all_tables(
             seed_differences_table(tasks),
             lower_bounds_table(comparisons),
             thresholds_table(comparisons),
-            relative_bias_table(tasks, comparisons, choices.bias_replicates, choices.seed),
+            relative_bias_table(tasks, comparisons, choices.bias_replicates, choices.seed, workers),
             baseline_vs_bh_table(tasks, comparisons),
             momentum_table(tasks, choices.triplets),
             decomposition_table(tasks),

@@ -41,8 +41,8 @@ from tokenizers import Tokenizer
 
 from configs.errors import InputError
 from configs.folder import write_text, written_beside
+from configs.processes import end_with_parent
 from pretrain.sources import Stretch, Texts, cut
-from pretrain.workers import end_with_parent
 
 logger = logging.getLogger(__name__)
 

@@ -5,14 +5,12 @@ from __future__ import annotations
 import importlib
 import logging
 import multiprocessing
-import os
 import pickle
 import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from multiprocessing.connection import wait
 from multiprocessing.queues import Queue
 from queue import Empty
 from typing import Any
@@ -20,6 +18,7 @@ from typing import Any
 from tqdm import tqdm
 
 from configs.errors import InputError, no_space
+from configs.processes import end_with_parent
 from configs.schema import Experiment
 from pretrain.backend import backend_log, start_backend
 from pretrain.claims import SECONDS_BETWEEN_LOOKS, Claim, ClaimLost
@@ -308,11 +307,3 @@ class _ToParent(logging.Handler):
         """Hand one record over."""
         if record.name.partition(".")[0] in ("pretrain", "finetune", "predict"):
             self.said.put(("log", (record.levelno, "%s", record.getMessage())))
-
-
-def end_with_parent() -> None:
-    """End this process as soon as its parent has, however that ended."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        wait([parent.sentinel])
-        os._exit(1)

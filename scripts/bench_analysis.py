@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from itertools import combinations
 from pathlib import Path
@@ -58,9 +58,10 @@ class Stage:
     ----------
     name : str
     wall, cpu : float
-        Seconds.
+        Seconds; of processor time with that of worker processes.
     peak : float
-        Highest resident memory during the step, MiB.
+        Highest resident memory during the step, MiB: of this process, and on Linux of each worker
+        process, added up although pages that they share are counted for each.
     """
 
     name: str
@@ -81,11 +82,11 @@ class Stages:
         """Measure one step."""
         _forget_peak()
         self._inner.append([0.0, 0.0])
-        wall, cpu = time.perf_counter(), time.process_time()
+        wall, cpu = time.perf_counter(), _processor_seconds()
         try:
             yield
         finally:
-            wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+            wall, cpu = time.perf_counter() - wall, _processor_seconds() - cpu
             inner = self._inner.pop()
             if self._inner:
                 self._inner[-1][0] += wall
@@ -107,24 +108,45 @@ class Stages:
         setattr(module, function, measured)
 
 
+def _processes() -> list[Path]:
+    """Find this process and its workers among the kernel's files; nothing where it has none."""
+    own = Path("/proc/self")
+    if not own.exists():
+        return []
+    children = "".join(path.read_text() for path in own.glob("task/*/children"))
+    return [own, *(Path("/proc") / pid for pid in children.split())]
+
+
+def _processor_seconds() -> float:
+    """Processor time of this process and its workers, those that have ended among them."""
+    ended = resource.getrusage(resource.RUSAGE_CHILDREN)
+    seconds = time.process_time() + ended.ru_utime + ended.ru_stime
+    for process in _processes()[1:]:
+        # After the name, which may hold spaces: the time of the user and the system, in ticks.
+        fields = (process / "stat").read_text().rpartition(")")[2].split()
+        seconds += (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return seconds
+
+
 def _forget_peak() -> None:
     """Let the kernel's record of the highest memory start anew, where there is one."""
-    try:
-        Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        return
+    for process in _processes():
+        with suppress(OSError):
+            (process / "clear_refs").write_text("5")
 
 
 def _peak() -> float:
     """Highest resident memory in MiB: since `_forget_peak` on Linux, ever elsewhere."""
-    try:
-        for line in Path("/proc/self/status").read_text().splitlines():
+    processes = _processes()
+    if not processes:
+        unit = 2**20 if sys.platform == "darwin" else 2**10
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+    kibibytes = 0
+    for process in processes:
+        for line in (process / "status").read_text().splitlines():
             if line.startswith("VmHWM"):
-                return int(line.split()[1]) / 1024
-    except OSError:
-        pass
-    unit = 2**20 if sys.platform == "darwin" else 2**10
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+                kibibytes += int(line.split()[1])
+    return kibibytes / 1024
 
 
 def synthetic_store(path: Path, instances: int, seed: int = 0) -> None:
@@ -234,12 +256,12 @@ def measure_analysis(store: Path, out: Path, options: Sequence[str]) -> list[Sta
         stages.wrap(analysis.command, name)
     for name in [name for name in vars(analysis.tables) if name.endswith("_table")]:
         stages.wrap(analysis.tables, name)
-    wall, cpu = time.perf_counter(), time.process_time()
+    wall, cpu = time.perf_counter(), _processor_seconds()
     with stages.measure("the rest"):
         analysis.command.analyze.main(
             [str(store), "--out", str(out), *options], standalone_mode=False
         )
-    whole = Stage("all", time.perf_counter() - wall, time.process_time() - cpu, 0.0)
+    whole = Stage("all", time.perf_counter() - wall, _processor_seconds() - cpu, 0.0)
     whole.peak = max(stage.peak for stage in stages.found.values())
     return [*stages.found.values(), whole]
 
