@@ -34,8 +34,8 @@ from analysis.workers import Workers
 from configs.errors import InputError
 from predict.correctness import ENTAILMENT, NOT_ENTAILMENT_INDEX, gold_index
 
-BLOCK_BYTES = 32 * 2**20
-"""Upper limit on the predictions that are read at once, beyond one chunk."""
+BLOCK_BYTES = 64 * 2**20
+"""Upper limit on what a block of instances takes while it is read, beyond one chunk."""
 
 PART_INSTANCES = 8192
 """Instances whose draws are summed at once: in float64 they should stay in the cache."""
@@ -462,6 +462,10 @@ class _SizeReader:
         per_instance = sum(
             arrays[name].dtype.itemsize * int(np.prod(arrays[name].shape[3:])) * seeds
             for name in by_run
+        )
+        # The sums of each seed's draws, which `_sum_losses` adds up.
+        per_instance += 8 * sum(
+            of_loss.widths[0] * (len(of_loss.widths) + 1) for of_loss in self.losses.values()
         )
         length = max(BLOCK_BYTES // per_instance // chunk, 1) * chunk
         source = _Source(

@@ -38,8 +38,8 @@ class Trial:
 
 
 def chosen_hyperparameters(
-    experiment: Experiment, task: Task, workers: int
-) -> dict[str, Hyperparameters]:
+    experiment: Experiment, tasks: Sequence[Task], workers: int
+) -> dict[str, dict[str, Hyperparameters]]:
     """Hyper-parameters of each size: as the experiment says, or by the search.
 
     The search's table, one row a size and combination, is kept in
@@ -49,46 +49,52 @@ def chosen_hyperparameters(
     ----------
     experiment : Experiment
         The whole experiment; its tasks are prepared.
-    task : Task
-        The task to search for.
+    tasks : sequence of Task
+        The tasks to search for.
     workers : int
-        Processes to share the trials out among.
+        Processes to share the trials of all tasks out among.
 
     Returns
     -------
-    dict of str to Hyperparameters
-        By size.
+    dict of str to dict of str to Hyperparameters
+        By task and size.
     """
     settings = experiment.finetuning
     if settings.search is None:
-        return _fixed_hyperparameters(experiment)
+        return {task.name: _fixed_hyperparameters(experiment) for task in tasks}
     encoders = {size.name: pretrained_seeds(experiment, size.name) for size in experiment.sizes}
-    trials = search_trials(experiment, task, encoders)
-    missing = [trial for trial in trials if not is_tried(experiment, trial)]
+    trials = {task.name: search_trials(experiment, task, encoders) for task in tasks}
+    missing = {
+        task: [trial for trial in of_task if not is_tried(experiment, trial)]
+        for task, of_task in trials.items()
+    }
     share_out(
         run_trial,
         experiment,
-        missing,
+        [trial for of_task in missing.values() for trial in of_task],
         is_done=is_tried,
-        claim=lambda trial: f"search/{task.name}/{trial.result.parent.name}",
+        claim=lambda trial: f"search/{trial.run.task}/{trial.result.parent.name}",
         steps=lambda trial: _steps(experiment, trial),
         workers=workers,
-        label=f"search on {task.name}",
+        label="search",
     )
-    results = [json.loads(trial.result.read_text()) for trial in trials]
-    table = choose(pd.DataFrame(results))
-    write_text(search_table(experiment.output, task.name), table.to_csv(index=False))
-    if missing:
-        logger.info("%s: %s", task.name, show(table, settings.search.held_out))
-    best = table[table["chosen"]]
-    for size in best.loc[best["diverged"] == best["pretraining_seeds"], "size"]:
-        logger.info(
-            "%s: %s diverges with every combination; give smaller "
-            "finetuning.search.learning_rates in another output folder",
-            task.name,
-            size,
-        )
-    return _hyperparameters(best)
+    chosen = {}
+    for task, of_task in trials.items():
+        results = [json.loads(trial.result.read_text()) for trial in of_task]
+        table = choose(pd.DataFrame(results))
+        write_text(search_table(experiment.output, task), table.to_csv(index=False))
+        if missing[task]:
+            logger.info("%s: %s", task, show(table, settings.search.held_out))
+        best = table[table["chosen"]]
+        for size in best.loc[best["diverged"] == best["pretraining_seeds"], "size"]:
+            logger.info(
+                "%s: %s diverges with every combination; give smaller "
+                "finetuning.search.learning_rates in another output folder",
+                task,
+                size,
+            )
+        chosen[task] = _hyperparameters(best)
+    return chosen
 
 
 def _fixed_hyperparameters(experiment: Experiment) -> dict[str, Hyperparameters]:

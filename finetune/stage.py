@@ -72,9 +72,7 @@ def finetune_experiment(experiment: Experiment, workers: int) -> None:
     say_left_out("encoders", diverged)
     for task in experiment.tasks:
         prepare_task(experiment, task)
-    chosen = {
-        task.name: chosen_hyperparameters(experiment, task, workers) for task in experiment.tasks
-    }
+    chosen = chosen_hyperparameters(experiment, experiment.tasks, workers)
     runs = [
         run
         for task in experiment.tasks

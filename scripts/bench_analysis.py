@@ -12,6 +12,7 @@ import csv
 import json
 import os
 import resource
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -31,7 +32,7 @@ from numpy.typing import NDArray
 from scipy.stats import fisher_exact
 from tabulate import tabulate
 
-from predict.store import INSTANCES_PER_CHUNK, create_store, open_store
+from predict.store import create_store, open_store
 
 SIZES = ("mini", "small", "medium", "base", "large")
 LABELS = ("contradiction", "entailment", "neutral")
@@ -42,6 +43,8 @@ SMALL_SPLIT = "dev_matched"
 # Fractions of the instances, as MNLI, its training set and SNLI have them; 10,000 at full size.
 SPLITS = {SMALL_SPLIT: 1 / 77, "dev_mismatched": 1 / 77, "hans": 3 / 77, "snli": 20 / 77}
 REST = "train"
+
+MEMORY_INSTANCES = (200_000, 2_000_000)
 
 LEVELS = 4096
 """Steps of the synthetic logit, from -12 to 12."""
@@ -149,7 +152,13 @@ def _peak() -> float:
     return kibibytes / 1024
 
 
-def synthetic_store(path: Path, instances: int, seed: int = 0) -> None:
+def synthetic_store(
+    path: Path,
+    instances: int,
+    seed: int = 0,
+    sizes: Sequence[str] = SIZES,
+    epochs: Sequence[float] = EPOCHS,
+) -> None:
     """Write predictions of every size, seed and checkpoint, with a known structure.
 
     The logit of the gold label is a sum of the instance's difficulty, which sizes share in part,
@@ -163,6 +172,9 @@ def synthetic_store(path: Path, instances: int, seed: int = 0) -> None:
     instances : int
         Number of instances, at least 1,000.
     seed : int
+    sizes : sequence of str
+    epochs : sequence of float
+        The checkpoints.
     """
     random = np.random.Generator(np.random.Philox(seed))
     split = np.full(instances, REST, dtype=object)
@@ -183,12 +195,12 @@ def synthetic_store(path: Path, instances: int, seed: int = 0) -> None:
     create_store(
         path,
         task="mnli",
-        sizes=SIZES,
+        sizes=sizes,
         instances=frame,
         labels=LABELS,
         pretrain_seeds=range(1, PRETRAIN_SEEDS + 1),
         finetune_seeds=range(1, FINETUNE_SEEDS + 1),
-        epochs=EPOCHS,
+        epochs=epochs,
         probability_dtype="float16",
         configuration={"made": "synthetic", "instances": instances, "seed": seed},
     )
@@ -201,7 +213,7 @@ def synthetic_store(path: Path, instances: int, seed: int = 0) -> None:
     unit = LEVELS / 24
     common = random.normal(0.0, 2.5, instances)
     noise = (unit * random.normal(size=instances)).astype(np.float32)
-    for s, _ in enumerate(SIZES):
+    for s, _ in enumerate(sizes):
         own = common + random.normal(0.0, 1.2, instances) + 1.4 + 0.35 * s
         difficulty = (LEVELS / 2 + unit * own).astype(np.float32)
         for p in range(PRETRAIN_SEEDS):
@@ -210,7 +222,7 @@ def synthetic_store(path: Path, instances: int, seed: int = 0) -> None:
             for f in range(FINETUNE_SEEDS):
                 shift = 104_729 * (1 + (s * PRETRAIN_SEEDS + p) * FINETUNE_SEEDS + f)
                 finetuned = pretrained + 0.9 * np.roll(noise, shift)
-                for e, _ in enumerate(EPOCHS):
+                for e, _ in enumerate(epochs):
                     level = finetuned + 0.4 * np.roll(noise, shift * (e + 2))
                     np.clip(level, 0, LEVELS - 1, out=level)
                     row = level.astype(np.int32) + offset
@@ -286,17 +298,33 @@ def _print_stages(title: str, stages: Sequence[Stage]) -> None:
     click.echo(tabulate([asdict(stage) for stage in stages], headers, floatfmt=".1f"))
 
 
-def bench_memory(small: list[Stage], large: list[Stage], fewer: int, more: int) -> None:
-    """Print by how many bytes an instance more raises the peak, beside the counts themselves."""
-    growth = (large[-1].peak - small[-1].peak) * 2**20 / (more - fewer)
+def bench_memory(folder: Path) -> None:
+    """Print by how many bytes an instance more raises the peak, beside the counts themselves.
+
+    Parameters
+    ----------
+    folder : Path
+        Empty folder to work in.
+    """
+    peaks = []
+    # One process: what several share would be counted for each.
+    options = ["--bootstrap", "0", "--processes", "1"]
+    # More than are read at once, so that all buffers are as large as they get; fewer sizes and
+    # checkpoints, so that ten times as many instances fit on the disk.
+    for instances in MEMORY_INSTANCES:
+        store = folder / f"{instances}.zarr"
+        synthetic_store(store, instances, sizes=SIZES[::4], epochs=EPOCHS[-1:])
+        found = _in_new_process(store, folder / f"{instances}", options)
+        peaks.append(found[-1].peak)
+        shutil.rmtree(store)
+    few, many = MEMORY_INSTANCES
+    growth = (peaks[1] - peaks[0]) * 2**20 / (many - few)
+    runs = len(SIZES[::4]) * PRETRAIN_SEEDS
     # Counts of runs and of ensembles: a byte for each size and pretraining seed.
-    counts = 2 * len(SIZES) * PRETRAIN_SEEDS
-    predictions = 7 * len(SIZES) * PRETRAIN_SEEDS * FINETUNE_SEEDS * len(EPOCHS)
     click.echo(
-        f"\nmemory: peak {small[-1].peak:.0f} MiB at {fewer} instances, {large[-1].peak:.0f} MiB "
-        f"at {more}: {growth:.0f} bytes per instance, of which {counts} are counts "
-        f"({predictions} bytes per instance in the store); up to {INSTANCES_PER_CHUNK} instances "
-        "are read at once, so below that the buffers grow too"
+        f"\nmemory, {len(SIZES[::4])} sizes, 1 checkpoint, 1 process: peak {peaks[0]:.0f} MiB at "
+        f"{few} instances, {peaks[1]:.0f} MiB at {many}: {growth:.0f} bytes per instance, of which "
+        f"{2 * runs} are counts ({7 * runs * FINETUNE_SEEDS} bytes per instance in the store)"
     )
 
 
@@ -447,7 +475,7 @@ def bench_import(folder: Path, rows: int, files: int) -> tuple[str, str, float, 
 @click.option("--instances", default=INSTANCES, show_default=True, type=click.IntRange(min=10_000))
 @click.option("--bootstrap/--no-bootstrap", default=True, help="Time 1,000 replicates.")
 @click.option("--import/--no-import", "imports", default=True, help="Time the import of TSVs.")
-@click.option("--memory/--no-memory", default=True, help="Measure a tenth of the instances too.")
+@click.option("--memory/--no-memory", default=True, help="Measure memory by instances.")
 def main(instances: int, bootstrap: bool, imports: bool, memory: bool) -> None:
     """Print time and peak memory of the analysis by step, and ratios to the straightforward way."""
     click.echo(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
@@ -462,10 +490,8 @@ def main(instances: int, bootstrap: bool, imports: bool, memory: bool) -> None:
         plain = _in_new_process(store, folder / "plain", options)
         _print_stages(f"all splits of {instances} instances, without bootstrap", plain)
         if memory:
-            fewer = instances // 10
-            synthetic_store(folder / "fewer.zarr", fewer)
-            small = _in_new_process(folder / "fewer.zarr", folder / "fewer", options)
-            bench_memory(small, plain, fewer, instances)
+            (folder / "memory").mkdir()
+            bench_memory(folder / "memory")
         if bootstrap:
             options = ["--bootstrap", "1000", "--split", SMALL_SPLIT]
             found = _in_new_process(store, folder / "bootstrap", options)

@@ -163,7 +163,7 @@ def accuracy_from_random_weights(
     from pretrain.stage import encoder_file
 
     task = task_named(experiment, task_name)
-    hyper = chosen_hyperparameters(experiment, task, 1)[size_name]
+    hyper = chosen_hyperparameters(experiment, [task], 1)[task.name][size_name]
     prepared = prepared_for(experiment, task_name)
     rows, predicted = prepared.training_rows(0), prepared.predicted_rows(0)
     steps = total_steps(len(rows), hyper.batch_size, experiment.finetuning.epochs)
