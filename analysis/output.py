@@ -57,7 +57,7 @@ class AnalysisFolder:
     ------
     InputError
         If the folder holds another analysis, a file of another origin that would be overwritten,
-        or a prediction store. Nothing is touched.
+        or a prediction store, or cannot be written. Nothing is touched.
     """
 
     def __init__(self, path: Path, stores: list[dict[str, str]]) -> None:
@@ -67,6 +67,9 @@ class AnalysisFolder:
         self._before: list[str] = []
         if path.exists() and not path.is_dir():
             raise InputError(f"{path}: is a file; give a folder as --out")
+        there = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+        if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
+            raise InputError(f"{path}: cannot be written ({there}); give another folder as --out")
         for folder in (path, *path.absolute().parents):
             if (folder / "zarr.json").exists() or (folder / ".zgroup").exists():
                 raise InputError(f"{path}: lies in a prediction store; give another folder")

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -476,3 +477,21 @@ def test_real_predictions_of_ten_runs(tmp_path: Path) -> None:
     assert differences["diff_finetune"] == pytest.approx(expected, rel=0.1)
     variance = read_table(out, "decomposition").iloc[0]["finetune_variance"]
     assert variance == pytest.approx(decompose_counts(counts, 100).variances[1].mean(), rel=0.1)
+
+
+def test_a_folder_that_cannot_be_made_is_refused_at_once(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "file"
+    file.write_text("kept")
+    result = run(store, "--out", file / "out")
+    assert result.exit_code == 2
+    assert f"{file / 'out'}: cannot be written ({file})" in result.output
+    assert file.read_text() == "kept"
+    # What root may write is everything, so the answer of the system is put in its mouth.
+    monkeypatch.setattr("analysis.output.os.access", lambda path, mode: not mode & os.W_OK)
+    result = run(store, "--out", tmp_path / "new" / "out")
+    assert result.exit_code == 2
+    assert f"cannot be written ({tmp_path})" in result.output
+    assert "instances in" not in result.output
+    assert not (tmp_path / "new").exists()
