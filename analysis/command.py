@@ -213,6 +213,12 @@ def _of_experiment(config: Path, out: Path | None) -> tuple[tuple[Path, ...], Pa
     experiment = load_experiment(config)
     predictions = experiment.output / "predictions"
     stores = tuple(predictions / f"{task.name}.zarr" for task in experiment.tasks)
+    for store in stores:
+        if not store.exists():
+            raise InputError(
+                f"{config}: not predicted yet, as {store} is missing; run python -m pretrain, "
+                "python -m finetune and python -m predict run on it first"
+            )
     return stores, out if out is not None else experiment.output / "report"
 
 

@@ -944,8 +944,10 @@ def _building(path: Path, instances: pd.DataFrame) -> Iterator[Path]:
     if texts.exists():
         try:
             same = pa.parquet.read_table(texts).equals(table)
-        except (OSError, pa.ArrowException):
-            same = False
+        except (OSError, pa.ArrowException) as error:
+            raise InputError(
+                f"{texts}: cannot be read ({_one_line(error)}); remove it or choose another path"
+            ) from error
         if not same:
             raise InputError(
                 f"{texts}: already holds other instances; remove it or choose another path"

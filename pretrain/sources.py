@@ -204,7 +204,10 @@ def open_texts(corpus: Corpus, world: World | None) -> list[Texts]:
     found = []
     for i, source in enumerate(corpus.sources):
         field = f"corpus.sources.{i}"
-        rows = load_rows(source, world)
+        try:
+            rows = load_rows(source, world)
+        except InputError as error:
+            raise FieldError(f"{field}: {error.message}") from error
         missing = [column for column in source.text if column not in rows.column_names]
         if missing:
             raise FieldError(

@@ -254,9 +254,10 @@ def test_an_experiment_names_stores_and_report(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "predictions").mkdir()
-    make_store(tmp_path / "predictions" / "inference.zarr")
     experiment = SimpleNamespace(output=tmp_path, tasks=[SimpleNamespace(name="inference")])
     monkeypatch.setattr("configs.schema.load_experiment", lambda path: experiment)
+    assert_refused(run("--config", "any.yaml"), "any.yaml: not predicted yet", "predict run")
+    make_store(tmp_path / "predictions" / "inference.zarr")
     assert run("--config", "any.yaml").exit_code == 0
     assert (tmp_path / "report" / "report.html").exists()
     elsewhere = tmp_path / "elsewhere"

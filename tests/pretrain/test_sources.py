@@ -87,6 +87,8 @@ def test_what_cannot_be_read_is_refused_by_its_name(tmp_path: Path) -> None:
             load_rows(Source(path="json", data_files=str(path), field=field), None)
         assert caught.value.message.startswith(f"{path}: cannot be loaded (")
         assert "\n" not in caught.value.message
+    with pytest.raises(InputError, match=rf"^corpus\.sources\.0: {absent}: no such file"):
+        read(Text(path="json", data_files=absent))
     with pytest.raises(
         InputError,
         match=rf"^corpus\.sources\.0\.text: {without} has no column 'text'; its columns are text_a",
