@@ -125,9 +125,11 @@ def _processor_seconds() -> float:
     ended = resource.getrusage(resource.RUSAGE_CHILDREN)
     seconds = time.process_time() + ended.ru_utime + ended.ru_stime
     for process in _processes()[1:]:
-        # After the name, which may hold spaces: the time of the user and the system, in ticks.
-        fields = (process / "stat").read_text().rpartition(")")[2].split()
-        seconds += (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        # One may end at any moment; `RUSAGE_CHILDREN` has its time from the next call on.
+        with suppress(OSError):
+            # After the name, which may hold spaces: the time of the user and the system, in ticks.
+            fields = (process / "stat").read_text().rpartition(")")[2].split()
+            seconds += (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
     return seconds
 
 
@@ -146,9 +148,10 @@ def _peak() -> float:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
     kibibytes = 0
     for process in processes:
-        for line in (process / "status").read_text().splitlines():
-            if line.startswith("VmHWM"):
-                kibibytes += int(line.split()[1])
+        with suppress(OSError):
+            for line in (process / "status").read_text().splitlines():
+                if line.startswith("VmHWM"):
+                    kibibytes += int(line.split()[1])
     return kibibytes / 1024
 
 

@@ -56,7 +56,7 @@ def test_blocks_and_parts_of_blocks_change_nothing(
     path = write_store(tmp_path / "inference.zarr", two_sizes(), splits=("dev", "hans"))
     whole = read(path)
     monkeypatch.setattr(analysis.reading, "BLOCK_BYTES", 1)
-    monkeypatch.setattr(analysis.reading, "PART_INSTANCES", 2)
+    monkeypatch.setattr("analysis.blocks.PART_INSTANCES", 2)
     parts = read(path)
     for size in range(2):
         np.testing.assert_array_equal(whole.runs.correct[size], parts.runs.correct[size])

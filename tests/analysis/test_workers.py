@@ -28,8 +28,19 @@ def always_start(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def process_of(item: int) -> tuple[int, int]:
-    time.sleep(0.05 * (item % 3))
     return item, os.getpid()
+
+
+def meet(item: tuple[Path, int]) -> tuple[int, int]:
+    """Wait until another process is in the folder too, so that one cannot do all the work."""
+    folder, number = item
+    (folder / f"{os.getpid()}").touch()
+    end = time.monotonic() + 60
+    while len(list(folder.iterdir())) < 2:
+        assert time.monotonic() < end, "no other process came"
+        time.sleep(0.01)
+    time.sleep(0.02 * (number % 3))
+    return number, os.getpid()
 
 
 def threads_of(_: int) -> set[int]:
@@ -49,9 +60,9 @@ def die(item: int) -> int:
     return item
 
 
-def test_results_come_in_order_from_as_many_processes_as_said() -> None:
+def test_results_come_in_order_from_as_many_processes_as_said(tmp_path: Path) -> None:
     with Workers(2) as workers:
-        found = list(workers.map(process_of, range(12), 1.0))
+        found = list(workers.map(meet, [(tmp_path, item) for item in range(12)], 1.0))
     assert [item for item, _ in found] == list(range(12))
     processes = {process for _, process in found}
     assert len(processes) == 2
@@ -139,15 +150,18 @@ def test_a_damaged_chunk_is_one_line_from_a_worker_too(tmp_path: Path) -> None:
 
 
 def test_workers_end_with_a_parent_that_is_killed(tmp_path: Path) -> None:
+    meeting = tmp_path / "meeting"
+    meeting.mkdir()
     script = tmp_path / "script.py"
     script.write_text(
-        "import sys, time\n"
+        "import pathlib, time\n"
         "import analysis.workers\n"
-        "from tests.analysis.test_workers import process_of\n"
+        "from tests.analysis.test_workers import meet\n"
         "if __name__ == '__main__':\n"
         "    analysis.workers.WORTH_STARTING = 0.0\n"
         "    with analysis.workers.Workers(2) as workers:\n"
-        "        found = list(workers.map(process_of, range(6), 1.0))\n"
+        f"        items = [(pathlib.Path({str(meeting)!r}), item) for item in range(2)]\n"
+        "        found = list(workers.map(meet, items, 1.0))\n"
         "        print(*{process for _, process in found}, flush=True)\n"
         "        time.sleep(600)\n"
     )
