@@ -115,8 +115,9 @@ MOST_PROCESSES = 8
 @click.option(
     "--processes",
     type=click.IntRange(min=1),
-    help="Processes that share out the long steps; the results do not depend on it.  [default: "
-    f"the cores, at most {MOST_PROCESSES}]",
+    help="Processes that share out the reading, the bias of the adaptive threshold and the "
+    "figures, where these take long; the results do not depend on it.  [default: the cores, at "
+    f"most {MOST_PROCESSES}]",
 )
 def analyze(
     stores: tuple[Path, ...],

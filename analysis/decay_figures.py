@@ -29,6 +29,9 @@ from analysis.figure_style import (
 PANEL_WIDTH = 1.4
 """Least width of a panel of the grid, in inches."""
 
+LABEL_GAP, LABEL_WIDTH = 0.12, 0.3
+"""Of the bound's label, in units of the threshold: distance from its mark, and width."""
+
 
 def decay_cumulative_figure(curves: DecayCurves, s1: str, s2: str) -> Figure:
     """Draw discovery and baseline by threshold, with the bound where it is read off (Figure 4).
@@ -52,15 +55,22 @@ def decay_cumulative_figure(curves: DecayCurves, s1: str, s2: str) -> Figure:
     if bound.bound > 0:
         at = _middle_of_step(curves, bound)
         leftmost = at < -0.5
+        edge = at + LABEL_GAP if leftmost else min(at, -0.3) - 0.5 * LABEL_GAP
+        # Over the observed curve, which is highest at the label's right end, and under the legend.
+        right = edge + LABEL_WIDTH if leftmost else edge
+        steps = np.searchsorted(curves.thresholds[: curves.steps], right, side="right")
+        over = float(curves.discovery[max(int(steps) - 1, 0)])
         axes.annotate(
             _text_of(bound),
             (at, bound.discovery),
-            xytext=(at + 0.12 if leftmost else min(at, -0.3) - 0.06, 0.42 * top),
+            xytext=(edge, min(max(0.42 * top, over + 0.04 * top), 0.62 * top)),
             ha="left" if leftmost else "right",
             va="bottom",
             fontsize=7,
             bbox={"boxstyle": "square,pad=0.1", "facecolor": "white", "edgecolor": "none"},
             arrowprops={"arrowstyle": "-", "color": MARK, "linewidth": 0.6},
+            # Where there is no such place, the curve goes over the label.
+            zorder=1,
         )
     axes.set_xlabel(wrapped(f"threshold t (change from {s1} to {s2})", COLUMN_WIDTH))
     axes.set_ylabel("fraction that changes by ≤ t")

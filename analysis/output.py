@@ -68,8 +68,12 @@ class AnalysisFolder:
         if path.exists() and not path.is_dir():
             raise InputError(f"{path}: is a file; give a folder as --out")
         there = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
-        if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
-            raise InputError(f"{path}: cannot be written ({there}); give another folder as --out")
+        if not there.is_dir():
+            raise InputError(f"{path}: {there} is a file; give another folder as --out")
+        if not os.access(there, os.W_OK | os.X_OK):
+            raise InputError(
+                f"{path}: nothing may be written to {there}; give another folder as --out"
+            )
         for folder in (path, *path.absolute().parents):
             if (folder / "zarr.json").exists() or (folder / ".zgroup").exists():
                 raise InputError(f"{path}: lies in a prediction store; give another folder")

@@ -68,13 +68,14 @@ def adaptive_threshold(gaps: NDArray[np.float64]) -> AdaptiveThreshold:
     """
     samples = len(gaps)
     best = np.argmax(gaps, axis=1)
-    claims = gaps[np.arange(samples), best] > 0
-    # Element [a, b]: the bound of sample b at the threshold that sample a tuned.
-    bound = np.where(claims[:, None], gaps[:, best].T, 0.0)
-    own = np.trace(bound)
+    own = gaps[np.arange(samples), best]
+    claims = own > 0
+    # The bounds of all samples at the threshold that each of them tuned: by threshold, as there
+    # are fewer of these than of pairs of samples.
+    tuned = float(own[claims].sum())
+    at_all = float(gaps.sum(axis=0)[best[claims]].sum())
     return AdaptiveThreshold(
-        tuned=float(own / samples),
-        fresh=float((bound.sum() - own) / (samples * (samples - 1))),
+        tuned=tuned / samples, fresh=(at_all - tuned) / (samples * (samples - 1))
     )
 
 

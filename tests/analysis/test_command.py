@@ -487,12 +487,12 @@ def test_a_folder_that_cannot_be_made_is_refused_at_once(
     file.write_text("kept")
     result = run(store, "--out", file / "out")
     assert result.exit_code == 2
-    assert f"{file / 'out'}: cannot be written ({file})" in result.output
+    assert f"{file / 'out'}: {file} is a file" in result.output
     assert file.read_text() == "kept"
     # What root may write is everything, so the answer of the system is put in its mouth.
     monkeypatch.setattr("analysis.output.os.access", lambda path, mode: not mode & os.W_OK)
     result = run(store, "--out", tmp_path / "new" / "out")
     assert result.exit_code == 2
-    assert f"cannot be written ({tmp_path})" in result.output
+    assert f"nothing may be written to {tmp_path}; give another folder" in result.output
     assert "instances in" not in result.output
     assert not (tmp_path / "new").exists()
