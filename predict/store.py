@@ -605,6 +605,7 @@ def _check_coordinates(path: Path, dataset: xr.Dataset) -> None:
         if not coordinate.size:
             raise InputError(f"{path}: coordinate {name!r} is empty; a store has at least one")
         if name in ("split", "gold"):
+            _require_text(path, coordinate)
             continue
         twice = _repeated(coordinate)
         if twice is not None:
@@ -615,15 +616,30 @@ def _check_coordinates(path: Path, dataset: xr.Dataset) -> None:
         raise InputError(f"{path}: coordinate 'epoch' is not ascending; write the last one last")
 
 
+def _blocks_of(coordinate: xr.DataArray) -> Iterator[NDArray[Any]]:
+    (dim,) = coordinate.dims
+    for start in range(0, coordinate.size, INSTANCES_PER_CHUNK):
+        yield coordinate.isel({dim: slice(start, start + INSTANCES_PER_CHUNK)}).values
+
+
+def _require_text(path: Path, coordinate: xr.DataArray) -> None:
+    """Refuse an empty text, which Zarr also gives for a chunk whose file is missing."""
+    first = 0
+    for block in _blocks_of(coordinate):
+        empty = np.flatnonzero(block == "")
+        if len(empty):
+            raise InputError(
+                f"{path}: coordinate {coordinate.name!r} is empty for instance {first + empty[0]};"
+                f" restore the files in {path / str(coordinate.name)}, or write the store again"
+            )
+        first += len(block)
+
+
 def _repeated(coordinate: xr.DataArray) -> Any:
     """Find the most frequent value, None if all values differ."""
-    (dim,) = coordinate.dims
-    # Names are read block by block and hashed: a million of them as Python text fill 100 MB.
-    blocks = (
-        coordinate.isel({dim: slice(start, start + INSTANCES_PER_CHUNK)}).values
-        for start in range(0, coordinate.size, INSTANCES_PER_CHUNK)
-    )
-    hashes = np.concatenate([pd.util.hash_array(block.astype(object)) for block in blocks])
+    # Names are hashed block by block: a million of them as Python text fill 100 MB.
+    blocks = [pd.util.hash_array(block.astype(object)) for block in _blocks_of(coordinate)]
+    hashes = np.concatenate(blocks)
     hashes.sort()
     if (hashes[1:] != hashes[:-1]).all():
         return None

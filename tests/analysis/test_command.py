@@ -240,6 +240,15 @@ def test_a_damaged_chunk_is_one_line(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("name", ["split", "gold"])
+def test_a_lost_chunk_of_names_is_one_line(tmp_path: Path, name: str) -> None:
+    store = make_store(tmp_path / "lost.zarr")
+    (store / name / "c" / "0").unlink()
+    folder = str(store / name)
+    assert_refused(run(store, "--out", tmp_path / "out"), f"{name!r} is empty", folder)
+    assert not (tmp_path / "out").exists()
+
+
 def test_one_damaged_byte_of_a_probability_is_one_line(tmp_path: Path) -> None:
     store = make_store(tmp_path / "damaged.zarr")
     chunk = next(p for p in sorted((store / "probability" / "c").rglob("*")) if p.is_file())
