@@ -84,7 +84,7 @@ def import_release_command(
         click.echo(f"{out}: already holds this release")
         return
     if found.absent:
-        click.echo(f"{found.absent} runs are absent and stay unfinished")
+        click.echo(f"runs absent, which stay unfinished: {found.absent}")
     rows = len(found.instances) * len(found.runs)
     with tqdm(total=rows, unit="row", unit_scale=True, leave=False, disable=None) as progress:
         checked: list[int] = []

@@ -535,6 +535,8 @@ def _check_chunks(path: Path, dataset: xr.Dataset) -> None:
 def _open_unchecked(path: Path) -> xr.Dataset:
     if not path.exists():
         raise InputError(f"{path}: no such prediction store; check the path")
+    if not path.is_dir():
+        raise InputError(f"{path}: is a file, and a prediction store is a folder; give another")
     try:
         dataset = xr.open_zarr(
             path, chunks=None, consolidated=False, mask_and_scale=False, decode_times=False

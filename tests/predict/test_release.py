@@ -94,7 +94,7 @@ def test_absent_runs_stay_unfinished(tmp_path: Path) -> None:
     source = released(tmp_path / "mnli")
     (source / "results" / "sminip2f3epoch12over3.tsv").unlink()
     result = run("import-release", source, "--out", tmp_path / "mnli.zarr")
-    assert result.output.startswith("1 runs are absent")
+    assert result.output.startswith("runs absent, which stay unfinished: 1")
     finished = finished_runs(tmp_path / "mnli.zarr")
     assert len(finished) == 23 and ("mini", 2, 3, 4.0) not in finished
     ensemble = open_store(tmp_path / "mnli.zarr")["ensemble_correct"].load()
