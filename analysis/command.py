@@ -15,7 +15,9 @@ import xarray as xr
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from analysis.annotations import (
+from analysis.bootstrap.draws import Bootstrap
+from analysis.figures.catalogue import RenderedFigure, all_figures
+from analysis.predictions.annotations import (
     CATEGORIES,
     GROUPS,
     Annotation,
@@ -23,19 +25,19 @@ from analysis.annotations import (
     count_categories,
     read_annotations,
 )
-from analysis.comparisons import Comparisons, compare_sizes
-from analysis.decay import decay_bound
-from analysis.figures import RenderedFigure, all_figures
-from analysis.layout import to_latex, to_markdown
-from analysis.output import FIGURES, REPORT, TABLES, AnalysisFolder, identity
-from analysis.reading import TaskPredictions, read_task
-from analysis.report import render_report
-from analysis.resampling import Bootstrap
-from analysis.tables import Choices, Table, all_tables, reference_accuracy_table
-from analysis.uncertainty import add_uncertainty
-from analysis.workers import Workers
+from analysis.predictions.comparisons import Comparisons, compare_sizes
+from analysis.predictions.reading import TaskPredictions, read_task
+from analysis.report.folder import FIGURES, REPORT, TABLES, AnalysisFolder, identity
+from analysis.report.html import render_report
+from analysis.statistics.decay import decay_bound
+from analysis.tables.printing import to_latex, to_markdown
+from analysis.tables.table import Table
+from analysis.tables.tables import Choices, all_tables, reference_accuracy_table
+from analysis.tables.uncertainty import add_uncertainty
 from configs.errors import InputError
-from predict.store import instances_path, open_store
+from configs.processes import Workers
+from predict.tensor.contract import instances_path
+from predict.tensor.opening import open_store
 
 MOST_PROCESSES = 8
 
@@ -209,7 +211,7 @@ def analyze(
 
 def _of_experiment(config: Path, out: Path | None) -> tuple[tuple[Path, ...], Path]:
     # Only this option needs the schema of experiments.
-    from configs.schema import load_experiment
+    from configs.loading import load_experiment
 
     experiment = load_experiment(config)
     predictions = experiment.output / "predictions"

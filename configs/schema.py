@@ -13,7 +13,6 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-import yaml
 from pydantic import (
     BaseModel,
     BeforeValidator,
@@ -23,13 +22,10 @@ from pydantic import (
     PositiveFloat,
     PositiveInt,
     Tag,
-    ValidationError,
     ValidationInfo,
     field_validator,
     model_validator,
 )
-
-from configs.errors import InputError
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -68,7 +64,7 @@ class Strict(BaseModel):
 class World(Strict):
     """The embedded data: a small world from which a corpus and tasks are generated.
 
-    `path: world` in a source refers to it. See `pretrain.world` for what is generated.
+    `path: world` in a source refers to it. See `pretrain.text.world` for what is generated.
     `train` and `evaluation` count the instances of the inference task, `hans` those of its
     two-class evaluation set, and the last two those of the habitat task.
     """
@@ -190,7 +186,7 @@ def _check_accumulate(parts: int, batch_sizes: list[int]) -> None:
 
 
 class Optimizer(Strict):
-    """BERT's Adam: see `pretrain.optimizer`."""
+    """BERT's Adam: see `pretrain.engine.optimizer`."""
 
     beta_1: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.9
     beta_2: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.999
@@ -301,7 +297,7 @@ class Pretraining(Strict):
 
 
 class Checkpoints(Strict):
-    """Encoders that others pretrained, in place of pretraining: see `pretrain.checkpoint_import`.
+    """Encoders that others pretrained, in place of pretraining: see `pretrain.bert.importing`.
 
     `checkpoints` names one for each size: a folder, or a model of the Hugging Face hub, with
     `{seed}` for the pretraining seed (`first_seed` and so many `seeds` from there on);
@@ -548,6 +544,32 @@ class Experiment(Strict):
             found += [task.train, *task.evaluation.values()]
         return found
 
+    def size(self, name: str) -> Size:
+        """Look a size up by its name.
+
+        Raises
+        ------
+        KeyError
+            If the experiment has no such size.
+        """
+        for size in self.sizes:
+            if size.name == name:
+                return size
+        raise KeyError(name)
+
+    def task(self, name: str) -> Task:
+        """Look a task up by its name.
+
+        Raises
+        ------
+        KeyError
+            If the experiment has no such task.
+        """
+        for task in self.tasks:
+            if task.name == name:
+                return task
+        raise KeyError(name)
+
     @property
     def recipe(self) -> Pretraining:
         """How the encoders are pretrained, where they are."""
@@ -582,100 +604,3 @@ class Experiment(Strict):
     def as_plain(self) -> dict[str, Any]:
         """Everything that decides the result, as plain data."""
         return self.model_dump(mode="json", exclude={"output", "claim_expires"})
-
-
-class _Loader(yaml.SafeLoader):
-    """A safe loader that refuses a key given twice, of which YAML's own keeps the last."""
-
-    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
-        """Compose a mapping; a key may still replace one that is merged in with `<<`."""
-        node = super().compose_mapping_node(anchor)
-        seen: set[tuple[str, str]] = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode):
-                if (key.tag, key.value) in seen:
-                    raise yaml.MarkedYAMLError(
-                        problem=f"{key.value} is given twice", problem_mark=key.start_mark
-                    )
-                seen.add((key.tag, key.value))
-        return node
-
-
-def load_experiment(path: Path | str) -> Experiment:
-    """Read an experiment from a YAML file.
-
-    Parameters
-    ----------
-    path : path-like
-        The YAML file.
-
-    Returns
-    -------
-    Experiment
-
-    Raises
-    ------
-    InputError
-        If the file cannot be read, is not YAML, or does not fit the schema; the message
-        names the file and the field.
-    """
-    path = Path(path)
-    data = _read_mapping(path)
-    if isinstance(data.get("tasks"), str):
-        data["tasks"] = _tasks_of(path, data["tasks"])
-    try:
-        return Experiment.model_validate(data)
-    except ValidationError as error:
-        raise InputError(f"{path}: {_first_problem(error)}") from error
-
-
-def _tasks_of(path: Path, other: str) -> list[Any]:
-    """Take the tasks of another experiment, named relative to the one that refers to it."""
-    tasks = _read_mapping(path.parent / other).get("tasks")
-    if not isinstance(tasks, list):
-        raise InputError(
-            f"{path}: tasks: {other} has no list of tasks; name an experiment that has one"
-        )
-    return tasks
-
-
-def _read_mapping(path: Path) -> dict[str, Any]:
-    """Read an experiment's YAML, not checked against the schema yet."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not UTF-8 text"
-        raise InputError(f"{path}: cannot be read ({reason}); give an experiment file") from error
-    try:
-        data = yaml.load(text, _Loader)
-    except yaml.YAMLError as error:
-        where = getattr(error, "problem_mark", None)
-        line = f", line {where.line + 1}" if where is not None else ""
-        problem = getattr(error, "problem", None) or ""
-        reason = f"{problem}; keep one" if problem.endswith("given twice") else ""
-        raise InputError(f"{path}{line}: {reason or 'not valid YAML; mend the file'}") from error
-    if not isinstance(data, dict):
-        raise InputError(f"{path}: an experiment is a mapping of fields; see configs/pocket.yaml")
-    return data
-
-
-def _first_problem(error: ValidationError) -> str:
-    """Name the field of the first problem, and count the others.
-
-    An unknown key comes first: a misspelt field is also missing under its right name.
-    """
-    problems = sorted(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
-    problem = problems[0]
-    # Pydantic puts the branch of a union after the field's name.
-    field = ".".join(
-        str(part)
-        for before, part in zip((None, *problem["loc"]), problem["loc"], strict=False)
-        if (before, part) not in {("pretraining", origin) for origin in _ORIGINS}
-    )
-    if problem["type"] == "extra_forbidden":
-        reason = "unknown key; remove it or correct its spelling"
-    else:
-        reason = problem["msg"].removeprefix("Value error, ").replace("\n", " ")
-    others = error.error_count() - 1
-    more = f" (and {others} more)" if others else ""
-    return f"{field}: {reason}{more}" if field else f"{reason}{more}"

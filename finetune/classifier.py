@@ -9,7 +9,7 @@ import keras
 from keras import ops
 
 from configs.schema import Precision, Size
-from pretrain.encoder import Gelu, build_backbone
+from pretrain.bert.encoder import Gelu, build_backbone
 
 
 def build_classifier(

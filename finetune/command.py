@@ -8,9 +8,10 @@ from pathlib import Path
 import click
 
 from configs.folder import prepare_folder
-from configs.schema import Experiment, load_experiment
-from pretrain.backend import missing_library
-from pretrain.command import (
+from configs.loading import load_experiment
+from configs.schema import Experiment
+from pretrain.jobs.backend import missing_library
+from pretrain.jobs.frame import (
     PlanStage,
     devices_option,
     plan_option,
@@ -57,7 +58,8 @@ def check_tasks(experiment: Experiment) -> None:
         As `finetune.tasks.load_task`, or if the folder holds another experiment.
     """
     try:
-        from finetune.tasks import describe, load_task, prepared_instances, require_local_files
+        from configs.paths import prepared_instances
+        from finetune.tasks import describe, load_task, require_local_files
     except ImportError as error:
         raise missing_library(error) from error
     if experiment.output.exists():

@@ -10,7 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from pretrain.wordpiece import add_pair_template
+from pretrain.text.wordpiece import add_pair_template
 
 _INSTANCES_AT_A_TIME = 10_000
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from configs.schema import Buffer
-from pretrain.seeding import generator
+from pretrain.engine.seeding import generator
 
 
 def shuffled(

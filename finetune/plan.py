@@ -7,18 +7,19 @@ from dataclasses import dataclass
 import numpy as np
 
 from configs.errors import InputError
+from configs.paths import prepared_instances, run_folder
 from configs.schema import Experiment, Size, Task
 from finetune.preparation import prepared_for
 from finetune.search import Trial, held_out_rows, known_hyperparameters, search_trials
 from finetune.stage import finetuning_runs, folder_of, is_finetuned
-from finetune.tasks import load_task, prepared_instances
+from finetune.tasks import load_task
 from finetune.training import FinetuningRun, Hyperparameters, build_finetuning_engine, total_steps
-from pretrain.cost import encoder_operations, encoder_parameters
-from pretrain.divergence import has_diverged
-from pretrain.plan import FLOAT32, Plan, PlannedRuns
-from pretrain.stage import run_folder, vocabulary_size
-from pretrain.timing import Timing, keep_seconds, seconds_per_step, time_sizes
-from pretrain.workers import Advance
+from pretrain.bert.cost import encoder_operations, encoder_parameters
+from pretrain.engine.divergence import has_diverged
+from pretrain.jobs.plans import FLOAT32, Plan, PlannedRuns
+from pretrain.jobs.sharing import Advance
+from pretrain.jobs.timing import Timing, keep_seconds, seconds_per_step, time_sizes
+from pretrain.stage import vocabulary_size
 
 
 @dataclass(frozen=True)

@@ -11,23 +11,18 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from configs.folder import write_text, written_beside
+from configs.atomic import write_text, written_beside
+from configs.paths import prepared_folder, prepared_instances, vocabulary_file
 from configs.schema import Experiment, Task
 from finetune.encoding import encode_instances
-from finetune.tasks import describe, load_task, prepared_folder, prepared_instances
-from pretrain.checkpoint import Arrays, read_arrays, write_arrays
-from pretrain.claims import claimed
-from pretrain.stage import vocabulary_file
-from pretrain.wordpiece import build_tokenizer, read_vocabulary
+from finetune.tasks import describe, load_task
+from pretrain.engine.saved_arrays import Arrays, read_arrays, write_arrays
+from pretrain.jobs.claims import claimed
+from pretrain.text.wordpiece import build_tokenizer, read_vocabulary
 
 logger = logging.getLogger(__name__)
 
 INPUTS = ("token_ids", "segment_ids", "padding_mask")
-
-
-def task_named(experiment: Experiment, name: str) -> Task:
-    """Look a task up by its name."""
-    return next(task for task in experiment.tasks if task.name == name)
 
 
 def prepare_task(experiment: Experiment, task: Task) -> None:
@@ -111,7 +106,7 @@ def open_prepared(folder: Path, folds: int) -> Prepared:
 
 def prepared_for(experiment: Experiment, task: str) -> Prepared:
     """Open the tokenized instances of a task of an experiment."""
-    folds = task_named(experiment, task).folds or 1
+    folds = experiment.task(task).folds or 1
     return open_prepared(prepared_folder(experiment.output, task), folds)
 
 

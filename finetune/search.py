@@ -16,15 +16,16 @@ import numpy as np
 import pandas as pd
 from tabulate import tabulate
 
-from configs.folder import write_text
+from configs.atomic import write_text
+from configs.paths import search_table
 from configs.schema import Experiment, Search, Task
 from finetune.inference import predict_probabilities
 from finetune.preparation import INPUTS, prepared_for
 from finetune.training import FinetuningRun, Hyperparameters, finetune, total_steps
-from pretrain.divergence import Diverged
-from pretrain.seeding import derive_seed, generator
+from pretrain.engine.divergence import Diverged
+from pretrain.engine.seeding import derive_seed, generator
+from pretrain.jobs.sharing import Advance, share_out
 from pretrain.stage import largest_first, pretrained_seeds
-from pretrain.workers import Advance, share_out
 
 logger = logging.getLogger(__name__)
 
@@ -109,11 +110,6 @@ def _hyperparameters(chosen: pd.DataFrame) -> dict[str, Hyperparameters]:
         str(row["size"]): Hyperparameters(int(row["batch_size"]), float(row["learning_rate"]))
         for _, row in chosen.iterrows()
     }
-
-
-def search_table(output: Path, task: str) -> Path:
-    """Where the search's table of a task is kept."""
-    return output / "finetune" / task / "search.csv"
 
 
 def known_hyperparameters(experiment: Experiment, task: Task) -> dict[str, Hyperparameters] | None:

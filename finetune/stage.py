@@ -9,28 +9,17 @@ from typing import Any
 
 from configs.errors import InputError
 from configs.folder import prepare_folder
+from configs.paths import classifier_file, classifier_folder, run_folder
 from configs.schema import Experiment, Task
 from finetune.preparation import prepare_task, prepared_for
 from finetune.search import chosen_hyperparameters
 from finetune.training import FinetuningRun, Hyperparameters, finetune, total_steps
-from pretrain.checkpoint import write_arrays
-from pretrain.divergence import has_diverged, say_left_out
-from pretrain.stage import largest_first, pretrained_seeds, run_folder, tidy_run
-from pretrain.workers import Advance, share_out
+from pretrain.engine.divergence import has_diverged, log_skipped_runs
+from pretrain.engine.saved_arrays import write_arrays
+from pretrain.jobs.sharing import Advance, share_out
+from pretrain.stage import largest_first, pretrained_seeds, tidy_run
 
 logger = logging.getLogger(__name__)
-
-
-def classifier_folder(
-    output: Path, task: str, size: str, pretrain_seed: int, finetune_seed: int, fold: int
-) -> Path:
-    """Folder of one finetuning run."""
-    return output / "finetune" / task / size / f"p{pretrain_seed}f{finetune_seed}" / f"fold{fold}"
-
-
-def classifier_file(folder: Path, epoch: float) -> Path:
-    """Weights of a classifier after so many epochs."""
-    return folder / f"epoch-{epoch:.4f}.safetensors"
 
 
 def finetune_experiment(experiment: Experiment, workers: int) -> None:
@@ -69,7 +58,7 @@ def finetune_experiment(experiment: Experiment, workers: int) -> None:
         )
     if len(diverged) == len(experiment.sizes) * len(experiment.pretrain_seeds):
         raise InputError(f"{output}: every encoder diverged; lower pretraining.learning_rate")
-    say_left_out("encoders", diverged)
+    log_skipped_runs("encoders", diverged)
     for task in experiment.tasks:
         prepare_task(experiment, task)
     chosen = chosen_hyperparameters(experiment, experiment.tasks, workers)
@@ -80,7 +69,7 @@ def finetune_experiment(experiment: Experiment, workers: int) -> None:
     ]
     absent_runs = [run for run in runs if not is_finetuned(experiment, run)]
     missing = [run for run in absent_runs if not has_diverged(folder_of(experiment, run))]
-    say_left_out("finetuning", [folder_of(experiment, run) for run in absent_runs])
+    log_skipped_runs("finetuning", [folder_of(experiment, run) for run in absent_runs])
     for run in set(runs) - set(absent_runs):
         tidy_run(experiment, folder_of(experiment, run), _claim(run))
     logger.info("finetuning: %d of %d runs to do", len(missing), len(runs))

@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -15,8 +14,8 @@ from numpy.typing import NDArray
 from configs.errors import InputError
 from configs.schema import Examples, Task, World
 from finetune.duplicates import count_removed, occurs_once
-from pretrain.seeding import derive_seed, generator
-from pretrain.sources import load_rows, require_files
+from pretrain.engine.seeding import derive_seed, generator
+from pretrain.text.sources import load_rows, require_files
 
 NON_ENTAILMENT = "non-entailment"
 
@@ -151,16 +150,6 @@ def describe(task: Task, data: TaskData) -> list[str]:
             f"texts occur more than once" + (f" ({where})" if where else "")
         )
     return lines
-
-
-def prepared_folder(output: Path, task: str) -> Path:
-    """Where a task's tokenized instances are kept."""
-    return output / "tasks" / task
-
-
-def prepared_instances(output: Path, task: str) -> Path:
-    """Where the instances that a task predicts are; written last, so that it is then prepared."""
-    return prepared_folder(output, task) / "evaluation.parquet"
 
 
 def _read(task: Task, split: str, source: Examples, world: World | None) -> pd.DataFrame:

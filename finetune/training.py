@@ -11,18 +11,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from configs.paths import encoder_file, vocabulary_file
 from configs.schema import Experiment, Task
 from finetune.classifier import build_classifier, classification_loss, classification_totals
 from finetune.order import EpochOrder
-from finetune.preparation import INPUTS, prepared_for, task_named
-from pretrain.checkpoint import Arrays, read_arrays, remove_leftovers
-from pretrain.devices import strategy_scope, training_strategy
-from pretrain.divergence import Watch
-from pretrain.engine import Batch, Engine, Run, run_seeds
-from pretrain.optimizer import BertAdam
-from pretrain.stage import encoder_file, open_recorder, vocabulary_file
-from pretrain.wordpiece import read_vocabulary
-from pretrain.workers import Advance
+from finetune.preparation import INPUTS, prepared_for
+from pretrain.engine.devices import strategy_scope, training_strategy
+from pretrain.engine.divergence import Watch
+from pretrain.engine.engine import Engine
+from pretrain.engine.optimizer import BertAdam
+from pretrain.engine.runs import Batch, Run, run_seeds
+from pretrain.engine.saved_arrays import Arrays, read_arrays, remove_leftovers
+from pretrain.jobs.sharing import Advance
+from pretrain.stage import open_recorder
+from pretrain.text.wordpiece import read_vocabulary
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ def build_finetuning_engine(
     settings, strategy = experiment.finetuning, training_strategy()
     with strategy_scope(strategy):
         model = build_classifier(
-            next(one for one in experiment.sizes if one.name == size),
+            experiment.size(size),
             vocabulary=vocabulary,
             positions=experiment.pretraining.sequence_length,
             labels=len(task.labels),
@@ -100,7 +102,7 @@ def build_finetuning_engine(
 def _engine(experiment_json: str, task: str, size: str, steps: int) -> Engine:
     experiment = Experiment.model_validate_json(experiment_json)
     entries = len(read_vocabulary(vocabulary_file(experiment.output)))
-    return build_finetuning_engine(experiment, task_named(experiment, task), size, steps, entries)
+    return build_finetuning_engine(experiment, experiment.task(task), size, steps, entries)
 
 
 def finetune(

@@ -11,8 +11,11 @@ from tqdm import tqdm
 
 from configs.errors import InputError
 from configs.schema import Experiment
-from predict import release, tensors
-from pretrain.command import PlanStage, plan_option, run_stage, show_plans, workers_option
+from predict.release import computed_tensors as tensors
+from predict.release.exporting import export_release
+from predict.release.importing import import_release, is_imported
+from predict.release.layout import Release, order_sizes, read_release
+from pretrain.jobs.frame import PlanStage, plan_option, run_stage, show_plans, workers_option
 
 
 @click.group()
@@ -34,7 +37,7 @@ def run_command(config: Path, workers: int | None, only_plan: bool) -> None:
 
 def _load() -> Callable[[Experiment, int], None]:
     # Here, so that the other commands work where TensorFlow is not installed.
-    from predict.run import predict_experiment
+    from predict.stage import predict_experiment
 
     return predict_experiment
 
@@ -76,11 +79,11 @@ def import_release_command(
             raise InputError(
                 f"{directory}: no tensors of task {task}; put correctness/{task}.pkl there"
             )
-    found = release.read_release(directory)
+    found = read_release(directory)
     computed = tensors.find_tensors(directory, task or found.task)
     ordered = _sizes(found, sizes)
     dtype = None if probability_dtype == "none" else probability_dtype
-    if release.is_imported(found, out, sizes=ordered, probability_dtype=dtype):
+    if is_imported(found, out, sizes=ordered, probability_dtype=dtype):
         click.echo(f"{out}: already holds this release")
         return
     if found.absent:
@@ -93,7 +96,7 @@ def import_release_command(
             if computed is not None:
                 checked.append(tensors.check_tensors(computed, store))
 
-        imported = release.import_release(
+        imported = import_release(
             found,
             out,
             sizes=ordered,
@@ -132,9 +135,9 @@ def _import_tensors(
     )
 
 
-def _sizes(found: release.Release, wanted: str | None) -> list[str]:
+def _sizes(found: Release, wanted: str | None) -> list[str]:
     if wanted is None:
-        ordered, known = release.order_sizes(found.sizes)
+        ordered, known = order_sizes(found.sizes)
         if not known:
             click.echo(f"sizes in the order {', '.join(ordered)}; --sizes sets another")
         return ordered
@@ -158,5 +161,5 @@ def _listed(values: Sequence[object]) -> str:
 def export_release_command(store: Path, out: Path) -> None:
     """Write the finished runs of STORE in the published layout."""
     with tqdm(unit="row", unit_scale=True, leave=False, disable=None) as progress:
-        runs = release.export_release(store, out, advance=progress.update)
+        runs = export_release(store, out, advance=progress.update)
     click.echo(f"{out}: {runs} runs")

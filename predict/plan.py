@@ -5,17 +5,17 @@ from __future__ import annotations
 import numpy as np
 
 from configs.errors import InputError
+from configs.paths import store_path
 from configs.schema import Experiment
 from finetune.classifier import build_classifier
 from finetune.inference import predict_probabilities
 from finetune.plan import task_size
-from predict.run import store_path
-from predict.store import finished_runs
-from pretrain.cost import encoder_operations
-from pretrain.plan import Plan, PlannedRuns
+from predict.tensor.writing import finished_runs
+from pretrain.bert.cost import encoder_operations
+from pretrain.jobs.plans import Plan, PlannedRuns
+from pretrain.jobs.sharing import Advance
+from pretrain.jobs.timing import Timing, keep_seconds, seconds_per_step, time_sizes
 from pretrain.stage import vocabulary_size
-from pretrain.timing import Timing, keep_seconds, seconds_per_step, time_sizes
-from pretrain.workers import Advance
 
 _BYTES = {"float16": 2, "float32": 4}
 
@@ -97,7 +97,7 @@ def time_prediction(experiment: Experiment, timing: Timing, advance: Advance) ->
         What was timed, with the seconds.
     """
     model = build_classifier(
-        next(one for one in experiment.sizes if one.name == timing.size),
+        experiment.size(timing.size),
         vocabulary=timing.vocabulary,
         positions=experiment.pretraining.sequence_length,
         labels=timing.labels,

@@ -2,192 +2,23 @@
 
 from __future__ import annotations
 
-import logging
-import os
-import sys
-import tempfile
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from configs.errors import FieldError, InputError, no_space
-from configs.folder import prepare_folder
-from configs.schema import Experiment, load_experiment
-from pretrain.backend import backend_log, start_backend
-from pretrain.devices import PER_RUN, devices_per_run, devices_present
+from configs.schema import Experiment
 
 if TYPE_CHECKING:
-    from pretrain.plan import Plan
-
-PlanStage = Callable[[Experiment, int, str], "Plan"]
-
-logger = logging.getLogger(__name__)
-
-
-class _KeptLog(logging.FileHandler):
-    """A log file; on a full disk its lines are lost, and the command says what else is."""
-
-    def handleError(self, record: logging.LogRecord) -> None:
-        pass
-
-
-def log_to(folder: Path, stage: str) -> None:
-    """Say what is done on standard error, and keep it in the experiment's `logs/STAGE.log`."""
-    target = folder / "logs" / f"{stage}.log"
-    target.parent.mkdir(parents=True, exist_ok=True)
-    root = logging.getLogger()
-    root.setLevel(logging.INFO)
-    kept = _KeptLog(target, encoding="utf-8")
-    kept.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
-    root.addHandler(kept)
-    shown = logging.StreamHandler(sys.stderr)
-    shown.setFormatter(logging.Formatter("%(message)s"))
-    # One line a run goes to the file only: on the screen there is the progress bar.
-    shown.setLevel(logging.INFO)
-    root.addHandler(shown)
-    for package in ("pretrain", "finetune", "predict"):
-        logging.getLogger(package).setLevel(logging.DEBUG)
-    for noisy in ("tensorflow", "absl", "datasets", "filelock", "urllib3", "httpx"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
-
-
-def run_stage(
-    stage: str,
-    config: Path,
-    workers: int | None,
-    load: Callable[[], Callable[[Experiment, int], None]],
-) -> None:
-    """Run one stage of an experiment: its folder, its log, TensorFlow, and then the work.
-
-    Parameters
-    ----------
-    stage : str
-        What the stage is called in the log.
-    config : Path
-        The experiment.
-    workers : int or None
-        Processes; None for the default.
-    load : callable
-        Imports the work and returns it. The work imports TensorFlow, so bad input that needs
-        none of it is told before.
-
-    Raises
-    ------
-    InputError
-        As the work does, or if the experiment cannot be used.
-    """
-    try:
-        _run_stage(stage, config, workers, load)
-    except FieldError as error:
-        raise InputError(f"{config}: {error.message}") from error
-    except InputError:
-        raise
-    except Exception as error:
-        if (full := no_space(error, load_experiment(config).output)) is not None:
-            raise full from error
-        raise
-
-
-def _run_stage(
-    stage: str,
-    config: Path,
-    workers: int | None,
-    load: Callable[[], Callable[[Experiment, int], None]],
-) -> None:
-    begun = time.monotonic()
-    experiment = load_experiment(config)
-    folder = prepare_folder(experiment)
-    log_to(folder, stage)
-    start_backend(backend_log(folder))
-    work = load()
-
-    present = devices_present()
-    by_default = present.processes(devices_per_run())
-    # In the file only: on the screen, bad input that the work finds gets one line.
-    logger.debug("devices: %s", present.describe(devices_per_run(), workers or by_default))
-    work(experiment, workers or by_default)
-    logger.info("%s: done, %.0f s in all", stage, time.monotonic() - begun)
-
-
-def show_plans(config: Path, workers: int | None, load: Callable[[], Sequence[PlanStage]]) -> float:
-    """Print what stages of an experiment would do, and what that costs.
-
-    Nothing is written to the experiment's folder.
-
-    Parameters
-    ----------
-    config : Path
-        The experiment.
-    workers : int or None
-        Processes; None for the default.
-    load : callable
-        Imports the functions that plan a stage each, and returns them.
-
-    Returns
-    -------
-    float
-        Hours of all the stages together.
-
-    Raises
-    ------
-    InputError
-        If the experiment cannot be used, or its folder holds another.
-    """
-    experiment = load_experiment(config)
-    if experiment.output.exists():
-        prepare_folder(experiment)
-    with tempfile.TemporaryDirectory() as folder:
-        start_backend(Path(folder) / "backend.log")
-        stages = load()
-        present = devices_present()
-        by_default = present.processes(devices_per_run())
-
-        from pretrain.plan import compare_with_paper, show_plan
-
-        plans = []
-        for plan_stage in stages:
-            try:
-                plan = plan_stage(experiment, workers or by_default, present.name)
-            except FieldError as error:
-                raise InputError(f"{config}: {error.message}") from error
-            click.echo(show_plan(plan) + "\n")
-            plans.append(plan)
-    click.echo(compare_with_paper(plans))
-    return sum(plan.hours for plan in plans)
-
-
-workers_option = click.option(
-    "--workers",
-    type=click.IntRange(min=1),
-    default=None,
-    help="Processes to share the runs out among; by default one a GPU, or one a core without.",
-)
-
-
-def _set_devices_per_run(_: click.Context, __: click.Parameter, value: int | None) -> None:
-    if value is not None:
-        os.environ[PER_RUN] = str(value)
-
-
-devices_option = click.option(
-    "--devices-per-run",
-    type=click.IntRange(min=1),
-    default=None,
-    expose_value=False,
-    callback=_set_devices_per_run,
-    help=f"GPUs among which each batch is shared out; 1 by default, or ${PER_RUN}. Without GPUs, "
-    "parts of the CPU, to try it. A TPU is always used whole.",
-)
-
-
-plan_option = click.option(
-    "--plan",
-    "only_plan",
-    is_flag=True,
-    help="Only print what would run, and what it costs on the devices present.",
+    pass
+from pretrain.jobs.frame import (
+    PlanStage,
+    devices_option,
+    plan_option,
+    run_stage,
+    show_plans,
+    workers_option,
 )
 
 

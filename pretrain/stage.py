@@ -10,56 +10,43 @@ from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 
-import numpy as np
 from tensorboard.summary import Writer
 from tqdm import tqdm
 
+from configs.atomic import write_text
 from configs.errors import FieldError, InputError
-from configs.folder import prepare_folder, write_text
+from configs.folder import prepare_folder
+from configs.paths import encoder_file, run_folder, vocabulary_file
 from configs.schema import Checkpoints, Experiment, Size
-from pretrain.checkpoint import (
+from pretrain.batches.pair_batches import PairBatches
+from pretrain.bert.encoder import build_pretraining_model, pretraining_loss, pretraining_totals
+from pretrain.bert.importing import read_checkpoint
+from pretrain.engine.devices import strategy_scope, training_strategy
+from pretrain.engine.divergence import Watch, has_diverged, log_skipped_runs
+from pretrain.engine.engine import Engine
+from pretrain.engine.optimizer import BertAdam
+from pretrain.engine.runs import Recorder, Run, run_seeds
+from pretrain.engine.saved_arrays import (
     Arrays,
     has_remains,
     remove_checkpoints,
     remove_leftovers,
     write_arrays,
 )
-from pretrain.checkpoint_import import read_checkpoint
-from pretrain.claims import Claim, claimed
-from pretrain.corpus import Corpus, open_corpus, read_manifest, tokenize_corpus
-from pretrain.devices import strategy_scope, training_strategy
-from pretrain.divergence import Watch, has_diverged, say_left_out
-from pretrain.encoder import build_pretraining_model, pretraining_loss, pretraining_totals
-from pretrain.engine import Batch, Engine, Recorder, Run, run_seeds
-from pretrain.instances import StaticInstances
-from pretrain.masking import mask_tokens
-from pretrain.optimizer import BertAdam
-from pretrain.seeding import Draws, generator
-from pretrain.sentence_pairs import draw_pairs
-from pretrain.sources import open_texts, sample_documents
-from pretrain.wordpiece import (
-    SPECIAL_TOKENS,
+from pretrain.jobs.claims import Claim, claimed
+from pretrain.jobs.sharing import Advance, share_out
+from pretrain.text.corpus import open_corpus, read_manifest, tokenize_corpus
+from pretrain.text.sources import open_texts, sample_documents
+from pretrain.text.wordpiece import (
     build_tokenizer,
     read_vocabulary,
     train_vocabulary,
 )
-from pretrain.workers import Advance, share_out
 
 logger = logging.getLogger(__name__)
 
 # Checkpoints bring their own vocabulary; until they are there, BERT's uncased one is assumed.
 BERT_VOCABULARY = 30522
-
-
-def run_folder(output: Path, size: str, pretrain_seed: int) -> Path:
-    """Folder of one pretraining run."""
-    return output / "pretrain" / size / f"p{pretrain_seed}"
-
-
-def encoder_file(output: Path, size: str, pretrain_seed: int, step: int | None = None) -> Path:
-    """Weights of one encoder with its pretraining heads, pretrained or after so many steps."""
-    name = "encoder" if step is None else f"encoder-step{step}"
-    return run_folder(output, size, pretrain_seed) / f"{name}.safetensors"
 
 
 def pretrained_seeds(experiment: Experiment, size: str) -> list[int]:
@@ -69,11 +56,6 @@ def pretrained_seeds(experiment: Experiment, size: str) -> list[int]:
         for seed in experiment.pretrain_seeds
         if encoder_file(experiment.output, size, seed).is_file()
     ]
-
-
-def vocabulary_file(output: Path) -> Path:
-    """Place of the experiment's `vocab.txt`."""
-    return output / "vocab.txt"
 
 
 def vocabulary_size(experiment: Experiment) -> int:
@@ -136,7 +118,7 @@ def pretrain_experiment(experiment: Experiment, workers: int) -> None:
     for run in set(runs) - set(absent):
         tidy_run(experiment, run_folder(output, *run), _claim(run))
     missing = [item for item in absent if not has_diverged(run_folder(output, *item))]
-    say_left_out("pretraining", [run_folder(output, *item) for item in absent])
+    log_skipped_runs("pretraining", [run_folder(output, *item) for item in absent])
     logger.info("pretraining: %d of %d runs to do", len(missing), len(runs))
     share_out(
         pretrain_run,
@@ -288,90 +270,6 @@ def _make_corpus(experiment: Experiment, folder: Path, workers: int) -> None:
         tokenize_corpus(texts, tokenizer, folder, workers=workers, on_progress=progress)
 
 
-class PairBatches:
-    """Batches of masked sentence pairs: a pure function of corpus, seed and step.
-
-    With `masks: fresh`, every batch draws new pairs and masks. With `masks: {static: n}`, it
-    takes the next ones of a fixed set; see `pretrain.instances`.
-
-    Parameters
-    ----------
-    experiment : Experiment
-        Its `pretraining` settles shape and masking.
-    corpus : Corpus
-        The tokenized corpus.
-    vocabulary : list of str
-        Entries by id.
-    """
-
-    def __init__(self, experiment: Experiment, corpus: Corpus, vocabulary: list[str]) -> None:
-        self.settings = experiment.recipe
-        self.corpus = corpus
-        self.ids = {token: vocabulary.index(token) for token in SPECIAL_TOKENS}
-        self.instances: StaticInstances | None = None
-        if self.settings.masks != "fresh":
-            self.instances = StaticInstances(
-                corpus,
-                self.settings.masks.static,
-                sequence_length=self.settings.sequence_length,
-                max_masked=self.settings.max_masked,
-            )
-        special = set(self.ids.values())
-        self.ordinary = np.array(
-            [i for i in range(len(vocabulary)) if i not in special], dtype=np.int32
-        )
-
-    def __call__(self, run: Run, step: int) -> Batch:
-        """Make the batch of a run at a step.
-
-        Returns
-        -------
-        dict of str to array
-            `token_ids`, `segment_ids`, `padding_mask` int32 [row, position];
-            `mask_positions`, `mask_ids` int32 and `mask_weights` float32 [row, prediction];
-            `is_random` int32 [row].
-        """
-        s = self.settings
-        rng: Draws
-        if self.instances is None:
-            rng, starts = generator(run.seeds.order, step), None
-        else:
-            numbers = self.instances.visited(run.seeds.order, step, s.batch_size)
-            rng, starts = self.instances.draws(numbers), self.instances.starts(numbers)
-        pairs = draw_pairs(
-            self.corpus,
-            rows=s.batch_size,
-            sequence_length=s.sequence_length,
-            short_share=s.short_share,
-            random_next_share=s.random_next_share,
-            cls_id=self.ids["[CLS]"],
-            sep_id=self.ids["[SEP]"],
-            pad_id=self.ids["[PAD]"],
-            rng=rng,
-            starts=starts,
-        )
-        masked = mask_tokens(
-            pairs.token_ids,
-            pairs.lengths,
-            pairs.maskable,
-            mask_id=self.ids["[MASK]"],
-            ordinary_ids=self.ordinary,
-            masked_share=s.masked_share,
-            max_masked=s.max_masked,
-            rng=rng,
-        )
-        padding = np.arange(s.sequence_length) < pairs.lengths[:, None]
-        return {
-            "token_ids": masked.token_ids,
-            "segment_ids": pairs.segment_ids,
-            "padding_mask": padding.astype(np.int32),
-            "mask_positions": masked.mask_positions,
-            "mask_ids": masked.mask_ids,
-            "mask_weights": masked.mask_weights,
-            "is_random": pairs.is_random,
-        }
-
-
 @lru_cache(maxsize=1)
 def _open_batches(experiment_json: str) -> PairBatches:
     experiment = Experiment.model_validate_json(experiment_json)
@@ -408,8 +306,9 @@ def build_engine(experiment: Experiment, size: Size, vocabulary: int) -> Engine:
 @lru_cache(maxsize=1)
 def _engine(experiment_json: str, size: str) -> Engine:
     experiment = Experiment.model_validate_json(experiment_json)
-    one = next(one for one in experiment.sizes if one.name == size)
-    return build_engine(experiment, one, len(read_vocabulary(vocabulary_file(experiment.output))))
+    return build_engine(
+        experiment, experiment.size(size), len(read_vocabulary(vocabulary_file(experiment.output)))
+    )
 
 
 def open_recorder(run: Run) -> Recorder:

@@ -32,7 +32,8 @@ from numpy.typing import NDArray
 from scipy.stats import fisher_exact
 from tabulate import tabulate
 
-from predict.store import create_store, open_store
+from predict.tensor.creating import create_store
+from predict.tensor.opening import open_store
 
 SIZES = ("mini", "small", "medium", "base", "large")
 LABELS = ("contradiction", "entailment", "neutral")
@@ -263,7 +264,7 @@ def measure_analysis(store: Path, out: Path, options: Sequence[str]) -> list[Sta
         The last one is the whole.
     """
     import analysis.command
-    import analysis.tables
+    import analysis.tables.tables
 
     stages = Stages()
     steps = ("open_store", "read_task", "compare_sizes", "add_uncertainty", "all_figures")
@@ -349,9 +350,9 @@ def bench_straightforward(store: Path) -> list[tuple[str, str, float, float, flo
     -------
     list of (what, straightforward way, its seconds, seconds here, ratio)
     """
-    from analysis.fisher import discovery_bound
-    from analysis.reading import read_task
-    from analysis.seed_differences import seed_differences
+    from analysis.predictions.reading import read_task
+    from analysis.statistics.fisher import discovery_bound
+    from analysis.statistics.seed_differences import seed_differences
 
     task = read_task([(store, open_store(store))], (SMALL_SPLIT,))
     rows = []
@@ -439,7 +440,8 @@ def bench_import(folder: Path, rows: int, files: int) -> tuple[str, str, float, 
         Of the files alone, without ``data.json`` and the texts: files / (files - 1) times what
         more time all files take than one.
     """
-    from predict.release import import_release, read_release
+    from predict.release.importing import import_release
+    from predict.release.layout import read_release
 
     synthetic_release(folder / "all", rows, files)
     (folder / "one" / "results").mkdir(parents=True)

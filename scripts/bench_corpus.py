@@ -36,7 +36,7 @@ def generated_documents(n_bytes: int) -> Iterator[str]:
     it is 23,000. A tenth of the documents are of the embedded world.
     """
     from configs.schema import World
-    from pretrain.world import corpus_rows
+    from pretrain.text.world import corpus_rows
 
     rng = np.random.default_rng(0)
     world = [row["text"].replace(" .", ".") for row in corpus_rows(World(documents=1000))]
@@ -89,9 +89,9 @@ def write_text(path: Path, n_bytes: int) -> None:
 def tokenize(folder: Path, workers: int) -> None:
     """Do what `python -m pretrain` does between its configuration and training."""
     from configs.schema import Corpus, Text
-    from pretrain.corpus import tokenize_corpus
-    from pretrain.sources import open_texts
-    from pretrain.wordpiece import build_tokenizer, read_vocabulary
+    from pretrain.text.corpus import tokenize_corpus
+    from pretrain.text.sources import open_texts
+    from pretrain.text.wordpiece import build_tokenizer, read_vocabulary
 
     source = Text(path="json", data_files=str(folder / "text.jsonl"))
     tokenizer = build_tokenizer(read_vocabulary(folder / "vocab.txt"), lowercase=True)
@@ -104,7 +104,7 @@ def map_datasets(folder: Path, workers: int) -> None:
     import datasets
     from tokenizers import Tokenizer
 
-    from pretrain.wordpiece import build_tokenizer, read_vocabulary
+    from pretrain.text.wordpiece import build_tokenizer, read_vocabulary
 
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     tokenizer: Tokenizer = build_tokenizer(read_vocabulary(folder / "vocab.txt"), lowercase=True)
@@ -195,7 +195,7 @@ def _proportional_mib(pid: int) -> float:
 
 def one_text_at_a_time(folder: Path, n_bytes: int) -> float:
     """Measure `tokenizers`, one text at a time in one loop; returns MB a second."""
-    from pretrain.wordpiece import build_tokenizer, read_vocabulary
+    from pretrain.text.wordpiece import build_tokenizer, read_vocabulary
 
     tokenizer = build_tokenizer(read_vocabulary(folder / "vocab.txt"), lowercase=True)
     texts = list(generated_documents(n_bytes))
@@ -210,8 +210,8 @@ def one_text_at_a_time(folder: Path, n_bytes: int) -> float:
 @click.option("--peer-megabytes", default=40, show_default=True, help="Text for datasets.map.")
 def main(megabytes: int, peer_megabytes: int) -> None:
     """Measure tokenizing from a JSONL file to shards on all cores."""
-    from pretrain.corpus import read_manifest
-    from pretrain.wordpiece import train_vocabulary
+    from pretrain.text.corpus import read_manifest
+    from pretrain.text.wordpiece import train_vocabulary
 
     workers = os.cpu_count() or 1
     with tempfile.TemporaryDirectory() as name:

@@ -18,8 +18,9 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
-from configs.schema import Experiment, Size, load_experiment
-from pretrain.random_batch import random_batch
+from configs.loading import load_experiment
+from configs.schema import Experiment, Size
+from pretrain.batches.random_batch import random_batch
 
 PAPER = Path("configs/paper.yaml")
 PEER_SIZE = "mini"
@@ -30,7 +31,7 @@ WARM_UP = 2
 
 def engine_rate(experiment: Experiment, size: Size, rows: int, steps: int) -> float:
     """Measure the steps a second of the engine: loss, gradients, clipping and BERT's Adam."""
-    from pretrain.backend import start_backend
+    from pretrain.jobs.backend import start_backend
 
     start_backend(Path(tempfile.gettempdir()) / f"bench-backend-{os.getpid()}.log", for_good=True)
     from pretrain.stage import build_engine

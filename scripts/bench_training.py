@@ -20,9 +20,10 @@ import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
 
-from configs.schema import Experiment, load_experiment
-from predict.store import instances_path
-from pretrain.backend import start_backend
+from configs.loading import load_experiment
+from configs.schema import Experiment
+from predict.tensor.contract import instances_path
+from pretrain.jobs.backend import start_backend
 
 POCKET = Path("configs/pocket.yaml")
 DECAYING = -0.5
@@ -58,16 +59,18 @@ def measure_throughput(
     import keras
     import tensorflow as tf
 
-    from pretrain.corpus import open_corpus
-    from pretrain.encoder import pretraining_loss
-    from pretrain.engine import Run, run_seeds
-    from pretrain.optimizer import BertAdam
-    from pretrain.stage import PairBatches, build_engine, vocabulary_file
-    from pretrain.wordpiece import read_vocabulary
+    from configs.paths import vocabulary_file
+    from pretrain.batches.pair_batches import PairBatches
+    from pretrain.bert.encoder import pretraining_loss
+    from pretrain.engine.optimizer import BertAdam
+    from pretrain.engine.runs import Run, run_seeds
+    from pretrain.stage import build_engine
+    from pretrain.text.corpus import open_corpus
+    from pretrain.text.wordpiece import read_vocabulary
 
     vocabulary = read_vocabulary(vocabulary_file(experiment.output))
     batches = PairBatches(experiment, open_corpus(experiment.output / "corpus"), vocabulary)
-    size = next(size for size in experiment.sizes if size.name == size_name)
+    size = experiment.size(size_name)
     settings = experiment.recipe
     folder = Path(tempfile.mkdtemp())
     run = Run("bench", folder, run_seeds("bench", size_name), settings.learning_rate)
@@ -152,17 +155,17 @@ def accuracy_from_random_weights(
     """
     from tqdm import tqdm
 
+    from configs.paths import encoder_file
     from finetune.inference import predict_probabilities
-    from finetune.preparation import INPUTS, evaluation_frame, prepared_for, task_named
+    from finetune.preparation import INPUTS, evaluation_frame, prepared_for
     from finetune.search import chosen_hyperparameters
     from finetune.training import FinetuningRun, finetune, total_steps
-    from predict.correctness import correctness
-    from pretrain.checkpoint import read_arrays
-    from pretrain.encoder import initial_weights
-    from pretrain.engine import run_seeds
-    from pretrain.stage import encoder_file
+    from predict.tensor.correctness import correctness
+    from pretrain.engine.initial_weights import initial_weights
+    from pretrain.engine.runs import run_seeds
+    from pretrain.engine.saved_arrays import read_arrays
 
-    task = task_named(experiment, task_name)
+    task = experiment.task(task_name)
     hyper = chosen_hyperparameters(experiment, [task], 1)[task.name][size_name]
     prepared = prepared_for(experiment, task_name)
     rows, predicted = prepared.training_rows(0), prepared.predicted_rows(0)
@@ -196,7 +199,7 @@ def accuracy_from_random_weights(
 def run_pocket(experiment: Experiment) -> dict[str, float]:
     """Run whatever of the pocket experiment is missing; returns seconds by stage."""
     from finetune.stage import finetune_experiment
-    from predict.run import predict_experiment
+    from predict.stage import predict_experiment
     from pretrain.stage import pretrain_experiment
 
     workers = os.cpu_count() or 1

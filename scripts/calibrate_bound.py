@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from tabulate import tabulate
 from tqdm import tqdm
 
-from analysis.calibration import Calibration, Scenario, calibrate, interval_coverage
+from scripts.calibration import Calibration, Scenario, calibrate, interval_coverage
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "calibration.md"
 
@@ -23,8 +23,8 @@ INTRODUCTION = """\
 
 `bound_lower95` in `lower_bounds.csv` claims, with 95% confidence and at a threshold chosen on the
 same predictions, that at least so large a fraction of the instances truly changes in that
-direction. `analysis/confidence_bound.py` states the method. Here it meets simulated predictions
-whose decaying fraction is known. This page is written by
+direction. `analysis/bootstrap/confidence_bound.py` states the method. Here it meets simulated
+predictions whose decaying fraction is known. This page is written by
 
     python -m scripts.calibrate_bound{options}
 

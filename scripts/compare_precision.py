@@ -17,8 +17,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from configs.errors import InputError
-from configs.schema import Experiment, load_experiment
-from pretrain.backend import backend_log, start_backend
+from configs.loading import load_experiment
+from configs.schema import Experiment
+from pretrain.jobs.backend import backend_log, start_backend
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "float32": {"precision": "float32", "accumulate": 1},
@@ -41,7 +42,7 @@ def final_losses(experiment: Experiment, size: str) -> NDArray[np.float64]:
     """Mean loss over the last tenth of the steps of each pretraining seed, in nats."""
     from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
-    from pretrain.stage import run_folder
+    from configs.paths import run_folder
 
     losses = []
     for seed in experiment.pretrain_seeds:

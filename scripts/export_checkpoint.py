@@ -7,8 +7,8 @@ from pathlib import Path
 import click
 
 from configs.errors import InputError
-from configs.schema import load_experiment
-from pretrain.backend import backend_log, start_backend
+from configs.loading import load_experiment
+from pretrain.jobs.backend import backend_log, start_backend
 
 
 @click.command()
@@ -47,11 +47,10 @@ def main(
         raise InputError("--task, --finetune-seed: a classifier needs both, an encoder neither")
     start_backend(backend_log(experiment.output))
 
-    from finetune.stage import classifier_file, classifier_folder
-    from pretrain.checkpoint import read_arrays
-    from pretrain.checkpoint_export import export_checkpoint
-    from pretrain.stage import encoder_file, vocabulary_file
-    from pretrain.wordpiece import read_vocabulary
+    from configs.paths import classifier_file, classifier_folder, encoder_file, vocabulary_file
+    from pretrain.bert.exporting import export_checkpoint
+    from pretrain.engine.saved_arrays import read_arrays
+    from pretrain.text.wordpiece import read_vocabulary
 
     task = tasks[task_name] if task_name is not None else None
     if task is None:

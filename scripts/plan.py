@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 
 from configs.errors import InputError
-from pretrain.command import PlanStage, show_plans, workers_option
+from pretrain.jobs.frame import PlanStage, show_plans, workers_option
 
 
 @click.command()

@@ -11,11 +11,11 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
-from analysis.intervals import interval, repeated_draws
-from analysis.multibootstrap import draw_indices, weights_of
-from analysis.seed_moments import count_moments, resample_differences
+from analysis.bootstrap.draws import draw_indices, weights_of
+from analysis.bootstrap.intervals import interval, repeated_draws
+from analysis.bootstrap.variances import count_moments, resample_differences
 from configs.errors import InputError
-from predict.store import open_store
+from predict.tensor.opening import open_store
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "validation.md"
 REPLICATES = 2000
@@ -36,17 +36,17 @@ on {instances} instances that are in both.
 {grid}
 
 - **Finetuning variance**: the sample variance of right or wrong between runs, averaged over
-  instances (`analysis.variance`).
+  instances (`analysis.statistics.variance`).
 - **Pair disagreement**: the share of instances on which two runs differ, averaged over all pairs of
-  runs (`analysis.seed_differences`). For 0/1 predictions of one pretraining seed it is exactly
-  twice the finetuning variance, so that the two rows are one comparison.
+  runs (`analysis.statistics.seed_differences`). For 0/1 predictions of one pretraining seed it is
+  exactly twice the finetuning variance, so that the two rows are one comparison.
 - **Bias² + pretraining variance**: with one pretraining seed the two cannot be told apart; this is
   the loss less the finetuning variance.
 - In brackets are 95% percentile intervals from {replicates} resamples of the instances, the same
   ones on both sides for the difference. They hold the noise of the runs that is independent between
   instances, but not what moves all instances of a run together.
-- The {runs} runs themselves resampled (`analysis.seed_moments`, `analysis.intervals`), instances
-  kept: pair disagreement {disagreement:.4f} [{low:.4f}, {high:.4f}]. Which runs of the hundred were
+- The {runs} runs themselves resampled (`analysis.bootstrap.variances`,
+  `analysis.bootstrap.intervals`), instances kept: pair disagreement {disagreement:.4f} [{low:.4f}, {high:.4f}]. Which runs of the hundred were
   right together is not published, so their side has no such interval.
 - On {agreeing:.1%} of the instances the number of right runs out of {runs} agrees with the other
   runs (two-sided beta-binomial p-value of at least 0.05, uniform prior on the rate).

@@ -40,7 +40,7 @@ def from_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of an experiment on a `data.json`, with search, folds and single texts."""
     from configs.schema import Experiment
     from finetune.stage import finetune_experiment
-    from predict.run import predict_experiment
+    from predict.stage import predict_experiment
     from pretrain.stage import pretrain_experiment
     from tests.experiments import small, work_here, write_config
 
@@ -107,7 +107,7 @@ def from_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def release_rows() -> list[dict[str, str]]:
     from configs.schema import World
-    from pretrain.world import inference_rows
+    from pretrain.text.world import inference_rows
 
     world = World(kinds=4, members=2, train=120)
     # Easy to learn, so that a learning rate of almost nothing is worse.

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from configs.schema import Experiment
-from pretrain.workers import Work
+from pretrain.jobs.sharing import Work
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -133,7 +133,7 @@ def work_here() -> Iterator[None]:
     """Let stages do their work in this process, where TensorFlow is imported already."""
     import finetune.search
     import finetune.stage
-    import predict.run
+    import predict.stage
     import pretrain.stage
 
     def share_out(work: Work, experiment: Experiment, items: Sequence[Any], **options: Any) -> None:
@@ -142,6 +142,6 @@ def work_here() -> Iterator[None]:
 
     start_training_library()
     with pytest.MonkeyPatch.context() as patch:
-        for module in (pretrain.stage, finetune.search, finetune.stage, predict.run):
+        for module in (pretrain.stage, finetune.search, finetune.stage, predict.stage):
             patch.setattr(module, "share_out", share_out)
         yield

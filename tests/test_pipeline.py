@@ -19,10 +19,10 @@ import pytest
 import xarray as xr
 
 from configs.errors import InputError
-from configs.schema import load_experiment
+from configs.loading import load_experiment
 from finetune.stage import finetune_experiment
-from predict.run import predict_experiment
-from pretrain.divergence import Diverged, record_divergence
+from predict.stage import predict_experiment
+from pretrain.engine.divergence import Diverged, record_divergence
 from pretrain.stage import pretrain_experiment
 from tests.experiments import (
     command,

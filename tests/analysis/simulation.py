@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from predict.store import create_store, finish_runs, write_run
+from predict.tensor.creating import create_store
+from predict.tensor.writing import finish_runs, write_run
 
 LABELS = ("entailment", "neutral", "contradiction")
 

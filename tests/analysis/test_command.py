@@ -11,8 +11,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from analysis.command import analyze
-from analysis.seed_differences import seed_differences
-from analysis.variance import decompose_counts
+from analysis.statistics.seed_differences import seed_differences
+from analysis.statistics.variance import decompose_counts
 from tests.analysis.simulation import simulate_probability, write_store
 
 SHARED = Path(__file__).parents[2].parent / "shared"
@@ -203,7 +203,7 @@ def test_a_store_or_a_file_is_no_output_folder(store: Path, tmp_path: Path) -> N
 def test_an_interrupted_analysis_goes_on(
     store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from analysis.output import AnalysisFolder
+    from analysis.report.folder import AnalysisFolder
 
     write = AnalysisFolder.write
 
@@ -264,7 +264,7 @@ def test_an_experiment_names_stores_and_report(
 ) -> None:
     (tmp_path / "predictions").mkdir()
     experiment = SimpleNamespace(output=tmp_path, tasks=[SimpleNamespace(name="inference")])
-    monkeypatch.setattr("configs.schema.load_experiment", lambda path: experiment)
+    monkeypatch.setattr("configs.loading.load_experiment", lambda path: experiment)
     assert_refused(run("--config", "any.yaml"), "any.yaml: not predicted yet", "predict run")
     make_store(tmp_path / "predictions" / "inference.zarr")
     assert run("--config", "any.yaml").exit_code == 0
@@ -501,7 +501,7 @@ def test_a_folder_that_cannot_be_made_is_refused_at_once(
     assert f"{file / 'out'}: {file} is a file" in result.output
     assert file.read_text() == "kept"
     # What root may write is everything, so the answer of the system is put in its mouth.
-    monkeypatch.setattr("analysis.output.os.access", lambda path, mode: not mode & os.W_OK)
+    monkeypatch.setattr("analysis.report.folder.os.access", lambda path, mode: not mode & os.W_OK)
     result = run(store, "--out", tmp_path / "new" / "out")
     assert result.exit_code == 2
     assert f"nothing may be written to {tmp_path}; give another folder" in result.output

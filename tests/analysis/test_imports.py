@@ -15,7 +15,7 @@ class Block(importlib.abc.MetaPathFinder):
 
 sys.meta_path.insert(0, Block())
 import analysis
-for module in pkgutil.iter_modules(analysis.__path__, "analysis."):
+for module in pkgutil.walk_packages(analysis.__path__, "analysis."):
     if module.name != "analysis.__main__":
         __import__(module.name)
 assert "analysis.command" in sys.modules

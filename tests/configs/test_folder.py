@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from configs.atomic import write_text
 from configs.errors import InputError
-from configs.folder import prepare_folder, recorded_experiment, write_text
+from configs.folder import prepare_folder, recorded_experiment
 from configs.schema import Experiment
 from pretrain.command import main as pretrain
 from tests.experiments import files_of, small, small_experiment, write_config

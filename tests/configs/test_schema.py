@@ -9,7 +9,8 @@ import yaml
 from click.testing import CliRunner
 
 from configs.errors import InputError
-from configs.schema import Checkpoints, Experiment, load_experiment
+from configs.loading import load_experiment
+from configs.schema import Checkpoints, Experiment
 from pretrain.command import main as pretrain
 from tests.experiments import REPOSITORY, run_stage, small, write_config
 

@@ -12,7 +12,7 @@ from configs.errors import InputError
 from configs.schema import Experiment
 from finetune.duplicates import count_removed, occurs_once
 from finetune.preparation import prepare_task, prepared_for
-from pretrain.wordpiece import SPECIAL_TOKENS
+from pretrain.text.wordpiece import SPECIAL_TOKENS
 from tests.experiments import small
 from tests.finetune.test_tasks import LABELS, load, rows, source
 

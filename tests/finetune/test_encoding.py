@@ -8,7 +8,7 @@ import pytest
 from tokenizers import Tokenizer
 
 from finetune.encoding import encode_instances
-from pretrain.wordpiece import SPECIAL_TOKENS, build_tokenizer
+from pretrain.text.wordpiece import SPECIAL_TOKENS, build_tokenizer
 
 VOCABULARY = [*SPECIAL_TOKENS, *"abcdefghij", "##x"]
 IDS = {entry: i for i, entry in enumerate(VOCABULARY)}

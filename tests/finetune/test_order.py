@@ -12,7 +12,7 @@ from scipy import stats
 
 from configs.schema import Buffer
 from finetune.order import EpochOrder, shuffled
-from pretrain.seeding import derive_seed, generator
+from pretrain.engine.seeding import derive_seed, generator
 
 
 @settings(max_examples=100, deadline=None)

@@ -17,10 +17,11 @@ import pytest
 from click.testing import CliRunner
 
 from configs.errors import InputError
-from configs.schema import Examples, Task, load_experiment
+from configs.loading import load_experiment
+from configs.schema import Examples, Task
 from finetune.command import main as finetune
 from finetune.tasks import TaskData, load_task
-from predict.pickles import read_pickle
+from predict.release.safe_pickles import read_pickle
 from tests.experiments import REPOSITORY
 
 PAPER = load_experiment(REPOSITORY / "configs" / "paper.yaml")

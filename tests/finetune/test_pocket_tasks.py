@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from configs.schema import load_experiment
+from configs.loading import load_experiment
 from finetune.tasks import TaskData, load_task
 from finetune.training import total_steps
-from predict.correctness import correctness
+from predict.tensor.correctness import correctness
 from tests.experiments import REPOSITORY
 
 POCKET = load_experiment(REPOSITORY / "configs" / "pocket.yaml")

@@ -12,11 +12,12 @@ from click.testing import CliRunner
 
 from configs.errors import InputError
 from configs.folder import prepare_folder
-from configs.schema import Examples, Task, World, load_experiment
+from configs.loading import load_experiment
+from configs.schema import Examples, Task, World
 from finetune.command import main as finetune
 from finetune.tasks import TaskData, load_task
-from pretrain.wordpiece import SPECIAL_TOKENS
-from pretrain.world import inference_rows
+from pretrain.text.wordpiece import SPECIAL_TOKENS
+from pretrain.text.world import inference_rows
 from tests.experiments import small, write_config
 
 LABELS = ["contradiction", "entailment", "neutral"]

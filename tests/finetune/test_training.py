@@ -14,18 +14,19 @@ import xarray as xr
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
 import finetune.training
-from configs.schema import Experiment, load_experiment
+from configs.loading import load_experiment
+from configs.paths import classifier_file, classifier_folder, encoder_file
+from configs.schema import Experiment
 from finetune.classifier import classification_loss
 from finetune.inference import predict_probabilities
 from finetune.preparation import INPUTS, Prepared, prepared_for
 from finetune.search import Trial, run_trial
-from finetune.stage import classifier_file, classifier_folder, finetune_run
+from finetune.stage import finetune_run
 from finetune.training import FinetuningRun, Hyperparameters
-from pretrain.checkpoint import Arrays, read_arrays
-from pretrain.divergence import divergence_file
-from pretrain.engine import assign_weights
-from pretrain.stage import encoder_file
-from tests.pretrain.test_engine import same
+from pretrain.engine.divergence import divergence_file
+from pretrain.engine.engine import assign_weights
+from pretrain.engine.saved_arrays import Arrays, read_arrays
+from tests.pretrain.engine.test_engine import same
 
 
 @pytest.fixture(scope="module")

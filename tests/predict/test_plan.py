@@ -9,17 +9,19 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-import pretrain.timing
-from configs.schema import Experiment, load_experiment
+import pretrain.jobs.timing
+from configs.loading import load_experiment
+from configs.paths import encoder_file
+from configs.schema import Experiment
 from finetune.plan import finetuning_plan
 from finetune.preparation import prepared_for
 from finetune.stage import folder_of
 from finetune.training import FinetuningRun, Hyperparameters
 from predict.plan import prediction_plan
-from pretrain.checkpoint import read_arrays
-from pretrain.plan import pretraining_plan, show_plan
-from pretrain.stage import encoder_file
-from pretrain.workers import Work
+from pretrain.engine.saved_arrays import read_arrays
+from pretrain.jobs.plans import show_plan
+from pretrain.jobs.sharing import Work
+from pretrain.plan import pretraining_plan
 from scripts.plan import main
 from tests.experiments import small, start_training_library, write_config
 
@@ -35,8 +37,8 @@ def timed_here(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
             work(experiment, item, lambda steps: None)
 
     start_training_library()
-    monkeypatch.setattr(pretrain.timing, "share_out", share_out)
-    monkeypatch.setattr(pretrain.timing, "TIMED_SECONDS", 0.01)
+    monkeypatch.setattr(pretrain.jobs.timing, "share_out", share_out)
+    monkeypatch.setattr(pretrain.jobs.timing, "TIMED_SECONDS", 0.01)
     yield timed
 
 

@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 
 from configs.schema import Experiment
-from pretrain.corpus import open_corpus, tokenize_corpus
-from pretrain.engine import Engine
-from pretrain.sources import open_texts
-from pretrain.stage import PairBatches, build_engine
-from pretrain.wordpiece import build_tokenizer, train_vocabulary
+from pretrain.batches.pair_batches import PairBatches
+from pretrain.engine.engine import Engine
+from pretrain.stage import build_engine
+from pretrain.text.corpus import open_corpus, tokenize_corpus
+from pretrain.text.sources import open_texts
+from pretrain.text.wordpiece import build_tokenizer, train_vocabulary
 from tests.experiments import small_experiment, start_training_library
 
 start_training_library()

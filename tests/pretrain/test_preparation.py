@@ -10,8 +10,8 @@ from click.testing import CliRunner
 
 from configs.schema import Experiment
 from pretrain.command import main
-from pretrain.corpus import read_manifest
 from pretrain.stage import pretrain_experiment
+from pretrain.text.corpus import read_manifest
 from tests.experiments import files_of, small, work_here, write_config
 
 

@@ -1,0 +1,1 @@
+"""Resampling of pretraining seeds and instances: intervals and confidence bounds."""

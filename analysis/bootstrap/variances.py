@@ -1,0 +1,345 @@
+"""Statistics of one size under resampling of its pretraining seeds.
+
+The variance between seeds, and how much seeds differ, are averages over pairs of *different* seeds.
+A seed that was drawn twice would add pairs with itself, which differ in nothing, and pull both
+towards 0. So a replicate weights the pair P, P' by w[P] w[P'] and leaves out P = P': the average
+over pairs of draws that are different seeds. With every seed drawn once these are the statistics of
+`analysis.statistics.variance` and `analysis.statistics.seed_differences`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from analysis.bootstrap.draws import Resampling
+from analysis.statistics.variance import TreeSums, decompose, decompose_sums
+
+PART_INSTANCES = 4096
+"""Instances whose features are held at once."""
+
+
+@dataclass(frozen=True)
+class SeedMoments:
+    """Averages over instances, by pretraining seed, from which a decomposition follows.
+
+    The leading axes, if any, are replicates of the instances.
+
+    Attributes
+    ----------
+    loss : ndarray of float64, shape [..., seed]
+        Loss of the seed's draws.
+    inner : ndarray of float64, shape [..., level, seed]
+        Unbiased variances of the levels below the seed: finetuning seeds, checkpoints. NaN where a
+        level has one draw.
+    noise : ndarray of float64, shape [..., seed]
+        Unbiased variance of the seed's mean, given the seed.
+    products : ndarray of float64, shape [..., seed, seed]
+        Products of the means of two seeds.
+    """
+
+    loss: NDArray[np.float64]
+    inner: NDArray[np.float64]
+    noise: NDArray[np.float64]
+    products: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class ResampledSize:
+    """Statistics of one size in every replicate, each of shape [replicate].
+
+    Attributes
+    ----------
+    accuracy : ndarray of float64
+    diff_finetune, diff_pretrain : ndarray of float64
+        As in `analysis.statistics.seed_differences`.
+    """
+
+    accuracy: NDArray[np.float64]
+    diff_finetune: NDArray[np.float64]
+    diff_pretrain: NDArray[np.float64]
+
+
+def count_moments(
+    correct: NDArray[np.integer],
+    runs: int,
+    instance_weights: NDArray[np.float64] | None = None,
+) -> SeedMoments:
+    """Moments of the 0/1 loss, from counts.
+
+    Parameters
+    ----------
+    correct : ndarray of int, shape [instance, seed]
+        Right finetuning runs, 0..`runs`.
+    runs : int
+        Finetuning runs of one pretraining seed.
+    instance_weights : ndarray of float64, shape [instance, replicate], optional
+        How often each instance is drawn; each once if absent.
+
+    Returns
+    -------
+    SeedMoments
+        Leading axis replicate if there are instance weights.
+    """
+    instances, seeds = correct.shape
+    counts = correct.astype(np.float64)
+    if instance_weights is None:
+        total = np.array(float(instances))
+        right = counts.sum(axis=0)
+        products = counts.T @ counts
+    else:
+        total = instance_weights.sum(axis=0)[:, None]
+        right = instance_weights.T @ counts
+        upper, lower = np.triu_indices(seeds)
+        pairs = instance_weights.T @ (counts[:, upper] * counts[:, lower])
+        products = np.empty((len(pairs), seeds, seeds))
+        products[:, upper, lower] = products[:, lower, upper] = pairs
+    mean = right / total / runs
+    products = products / (total[..., None] if instance_weights is not None else total) / runs**2
+    squares = np.diagonal(products, axis1=-2, axis2=-1)
+    inner = np.full(mean.shape, np.nan)
+    if runs > 1:
+        inner = (mean - squares) * (runs / (runs - 1))
+    return SeedMoments(
+        loss=1.0 - mean, inner=inner[..., None, :], noise=inner / runs, products=products
+    )
+
+
+def sum_moments(
+    total: NDArray[np.float64],
+    squares: NDArray[np.float64],
+    products: NDArray[np.float64],
+    below: Sequence[int],
+) -> SeedMoments:
+    """Moments of the loss (1 - x)^2 of trees of draws, from averages of their sums.
+
+    Parameters
+    ----------
+    total : ndarray of float64, shape [..., seed]
+        Sum of a seed's draws, averaged over instances.
+    squares : ndarray of float64, shape [..., level, seed]
+        `TreeSums.squares` of the tree below the seed, averaged over instances.
+    products : ndarray of float64, shape [..., seed, seed]
+        Products of two seeds' sums, averaged over instances.
+    below : sequence of int
+        Draws at each level below the seeds, outermost first.
+
+    Returns
+    -------
+    SeedMoments
+    """
+    draws = float(np.prod(below))
+    sums = TreeSums(total, np.moveaxis(squares, -2, 0))
+    inner = np.moveaxis(decompose_sums(sums, below).variances, 0, -2)
+    return SeedMoments(
+        loss=1.0 - (2.0 * total - squares[..., -1, :]) / draws,
+        inner=inner,
+        noise=(inner / np.cumprod(below)[:, None]).sum(axis=-2),
+        products=products / draws**2,
+    )
+
+
+def resampled_sum_moments(
+    total: NDArray[np.floating],
+    squares: NDArray[np.floating],
+    below: Sequence[int],
+    resampling: Resampling,
+) -> SeedMoments:
+    """Moments of `sum_moments` with the instances of every replicate.
+
+    Parameters
+    ----------
+    total : ndarray of float, shape [seed, instance]
+        Sum of a seed's draws.
+    squares : ndarray of float, shape [level - 1, seed, instance]
+        `TreeSums.squares` below the seed's own.
+    below : sequence of int
+        Draws at each level below the seeds, outermost first.
+    resampling : Resampling
+        With clusters.
+
+    Returns
+    -------
+    SeedMoments
+        Leading axis replicate.
+    """
+    seeds = len(total)
+    upper, lower = np.triu_indices(seeds)
+    levels = len(squares)
+
+    def features(part: slice) -> NDArray[np.float64]:
+        of_seeds = total[:, part].astype(np.float64)
+        below_seeds = squares[:, :, part].reshape(levels * seeds, -1)
+        return np.concatenate([of_seeds, below_seeds, of_seeds[upper] * of_seeds[lower]])
+
+    means = resampled_means(features, total.shape[1], resampling)
+    of_seeds, below_seeds, pairs = np.split(means, [seeds, (levels + 1) * seeds], axis=1)
+    products = np.empty((len(means), seeds, seeds))
+    products[:, upper, lower] = products[:, lower, upper] = pairs
+    own = np.diagonal(products, axis1=1, axis2=2)[:, None]
+    all_squares = np.concatenate([own, below_seeds.reshape(-1, levels, seeds)], axis=1)
+    return sum_moments(of_seeds, all_squares, products, below)
+
+
+def resampled_means(
+    features: Callable[[slice], NDArray[np.floating]], instances: int, resampling: Resampling
+) -> NDArray[np.float64]:
+    """Average features over the instances of every replicate, as matrix products.
+
+    Parameters
+    ----------
+    features : callable
+        Returns the features [feature, instance] of a slice of the instances.
+    instances : int
+        Number of instances.
+    resampling : Resampling
+        With clusters.
+
+    Returns
+    -------
+    ndarray of float64, shape [replicate, feature]
+    """
+    found = []
+    for _, weights in resampling.instance_draws(instances):
+        products = [
+            weights[:, start : start + PART_INSTANCES].astype(np.float64)
+            @ features(slice(start, start + PART_INSTANCES)).T
+            for start in range(0, instances, PART_INSTANCES)
+        ]
+        found.append(np.sum(products, axis=0) / weights.sum(axis=1, dtype=np.float64)[:, None])
+    return np.concatenate(found)
+
+
+def draw_moments(draws: NDArray[np.floating] | NDArray[np.bool_]) -> SeedMoments:
+    """Moments of the loss (1 - x)^2 of trees of draws, averaged over instances.
+
+    Parameters
+    ----------
+    draws : ndarray of bool or float, shape [instance, seed, level_1, ..., level_L]
+        For example [instance, pretrain_seed, finetune_seed, epoch]; at least one instance and one
+        level below the seeds.
+
+    Returns
+    -------
+    SeedMoments
+        With L inner levels.
+    """
+    instances, seeds, *widths = draws.shape
+    below = decompose(draws.reshape(instances * seeds, *widths))
+    loss = (below.bias2 + below.variances.sum(axis=0)).reshape(instances, seeds).mean(axis=0)
+    inner = below.variances.reshape(len(widths), instances, seeds).mean(axis=1)
+    noise = (inner / np.cumprod(widths)[:, None]).sum(axis=0)
+    mean = draws.reshape(instances, seeds, -1).mean(axis=2, dtype=np.float64)
+    return SeedMoments(loss, inner, noise, mean.T @ mean / instances)
+
+
+def resample_decomposition(
+    moments: SeedMoments, weights: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Decompose the loss in every replicate.
+
+    Parameters
+    ----------
+    moments : SeedMoments
+        Without a leading axis, or with one of replicates.
+    weights : ndarray of float64, shape [seed, replicate]
+        How often each seed is drawn.
+
+    Returns
+    -------
+    ndarray of float64, shape [replicate, 2 + level]
+        Squared bias, variance from pretraining seeds, and the variances of the inner levels. NaN
+        where a replicate has drawn one seed only, or a level has one draw.
+    """
+    share = weights.T / weights.sum(axis=0)[:, None]
+    loss = (moments.loss * share).sum(axis=-1)
+    inner = (moments.inner * share[:, None, :]).sum(axis=-1)
+    squares = np.diagonal(moments.products, axis1=-2, axis2=-1)
+    # Half the squared difference of two seeds' means.
+    halves = (squares[..., :, None] + squares[..., None, :]) / 2 - moments.products
+    between = _different_pairs(halves, weights) - (moments.noise * share).sum(axis=-1)
+    bias2 = loss - between - inner.sum(axis=-1)
+    return np.column_stack([bias2, between, inner])
+
+
+def resample_differences(
+    moments: SeedMoments, runs: int, weights: NDArray[np.float64]
+) -> ResampledSize:
+    """Accuracy and differences between runs in every replicate.
+
+    Parameters
+    ----------
+    moments : SeedMoments
+        From `count_moments`.
+    runs : int
+        Finetuning runs of one pretraining seed.
+    weights : ndarray of float64, shape [seed, replicate]
+        How often each seed is drawn.
+
+    Returns
+    -------
+    ResampledSize
+    """
+    share = weights.T / weights.sum(axis=0)[:, None]
+    mean = 1.0 - moments.loss
+    # Two runs that are right with probabilities a and b differ with a + b - 2 a b.
+    differ = mean[..., :, None] + mean[..., None, :] - 2 * moments.products
+    return ResampledSize(
+        accuracy=(mean * share).sum(axis=-1),
+        diff_finetune=2 * (moments.inner[..., 0, :] * share).sum(axis=-1),
+        diff_pretrain=_different_pairs(differ, weights),
+    )
+
+
+def resample_std_accuracy(
+    run_accuracy: NDArray[np.float64], weights: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Compute the standard deviation of the accuracy of runs in every replicate.
+
+    Parameters
+    ----------
+    run_accuracy : ndarray of float64, shape [seed, run] or [replicate, seed, run]
+        Accuracy of each run over all instances, or over those of each replicate.
+    weights : ndarray of float64, shape [seed, replicate]
+        How often each seed is drawn.
+
+    Returns
+    -------
+    ndarray of float64, shape [replicate]
+        The variance is the average over pairs of runs of half their squared difference; NaN where
+        a replicate has drawn one seed only.
+    """
+    seeds, runs = run_accuracy.shape[-2:]
+    if seeds < 2:
+        return np.full(weights.shape[1], np.nan)
+    pairs = seeds * runs * (seeds * runs - 1)
+    within: NDArray[np.float64] | float = 0.0
+    if runs > 1:
+        variances = run_accuracy.var(axis=-1, ddof=1)
+        share = seeds * runs * (runs - 1) / pairs
+        within = (variances * weights.T).sum(axis=-1) / seeds * share
+    mean = run_accuracy.mean(axis=-1)
+    square = (run_accuracy**2).mean(axis=-1)
+    halves = (square[..., :, None] + square[..., None, :]) / 2
+    halves = halves - mean[..., :, None] * mean[..., None, :]
+    between = _different_pairs(halves, weights) * (seeds * (seeds - 1) * runs**2 / pairs)
+    return np.sqrt(np.maximum(within + between, 0.0))
+
+
+def _different_pairs(
+    values: NDArray[np.float64], weights: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Average of `values` [..., seed, seed] over pairs of draws that are different seeds."""
+    seeds = len(weights)
+    apart = values * (1.0 - np.eye(seeds))
+    number = weights.sum(axis=0) ** 2 - (weights**2).sum(axis=0)
+    if apart.ndim == 2:
+        sums = ((apart @ weights) * weights).sum(axis=0)
+    else:
+        sums = np.einsum("rpq,pr,qr->r", apart, weights, weights, optimize=True)
+    result = np.full(len(number), np.nan)
+    np.divide(sums, number, out=result, where=number > 0)
+    return result

@@ -1,0 +1,177 @@
+"""The paper's figures, rendered, from counts, comparisons and curves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
+from urllib.parse import quote
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from analysis.figures.decay import decay_cumulative_figure, decay_grid_figure
+from analysis.figures.density import instance_accuracy_figure, instance_difference_figure
+from analysis.figures.style import style, to_pdf, to_png
+from analysis.figures.variance import pretrain_variance_figure, variance_given_bias_figure
+from analysis.predictions.comparisons import Comparison, Comparisons
+from analysis.predictions.reading import TaskPredictions
+from analysis.tables.table import Table
+from configs.processes import Workers
+
+SECONDS_PER_FIGURE = 0.4
+"""Roughly how long one process takes to draw a figure."""
+
+
+@dataclass(frozen=True)
+class RenderedFigure:
+    """One figure, ready to be written.
+
+    Attributes
+    ----------
+    name : str
+        Name of its files: family, task and split.
+    task, split : str
+        Which predictions it shows.
+    caption : str
+        What it shows, in one or two sentences, and the paper's figure.
+    png, pdf : bytes
+        The files.
+    """
+
+    name: str
+    task: str
+    split: str
+    caption: str
+    png: bytes
+    pdf: bytes
+
+
+def figure_name(family: str, task: str, split: str) -> str:
+    """Name a figure; what a file name cannot hold is percent-encoded, so names stay distinct."""
+    return "-".join((family, quote(task, safe=""), quote(split, safe="")))
+
+
+def all_figures(
+    tasks: Sequence[TaskPredictions],
+    comparisons: Sequence[Comparisons],
+    tables: Sequence[Table],
+    workers: Workers | None = None,
+) -> Iterator[RenderedFigure]:
+    """Draw every figure that the predictions allow, in the order of the report.
+
+    Parameters
+    ----------
+    tasks : sequence of TaskPredictions
+    comparisons : sequence of Comparisons
+        One for each of `tasks`.
+    tables : sequence of Table
+        Among them, where there are tasks, ``variance_given_bias``.
+    workers : Workers, optional
+        Processes that draw; this one alone where not given.
+
+    Yields
+    ------
+    RenderedFigure
+    """
+    frames = {table.name: table.frame for table in tables}
+    drawings: list[_Drawing] = []
+    for task, compared in zip(tasks, comparisons, strict=True):
+        for position, split in enumerate(task.splits):
+            curves = frames["variance_given_bias"]
+            of_split = curves[(curves["task"] == task.task) & (curves["split"] == split)]
+            drawings += [
+                _Drawing(figure_name(family, task.task, split), task.task, split, caption, draw)
+                for family, caption, draw in _of_split(task, position, compared, of_split)
+            ]
+    return (workers or Workers()).map(_render, drawings, SECONDS_PER_FIGURE * len(drawings))
+
+
+@dataclass(frozen=True)
+class _Drawing:
+    """A figure that is still to be drawn, by any process; the attributes of `RenderedFigure`."""
+
+    name: str
+    task: str
+    split: str
+    caption: str
+    draw: Callable[[], Figure]
+
+
+def _render(drawing: _Drawing) -> RenderedFigure:
+    with style():
+        figure = drawing.draw()
+        return RenderedFigure(
+            name=drawing.name,
+            task=drawing.task,
+            split=drawing.split,
+            caption=drawing.caption,
+            png=to_png(figure),
+            pdf=to_pdf(figure),
+        )
+
+
+def _of_split(
+    task: TaskPredictions, position: int, compared: Comparisons, curves: pd.DataFrame
+) -> Iterator[tuple[str, str, Callable[[], Figure]]]:
+    """List the figures of one split: family, caption and what draws it."""
+    split = task.splits[position]
+    counts = task.runs.at(task.instances_of(position))
+    if any(counts.seeds):
+        yield (
+            "instance_accuracy",
+            "Instance accuracy by size: how instances are distributed over the share of runs that "
+            "predict them correctly (Figure 2a).",
+            partial(instance_accuracy_figure, counts),
+        )
+    pairs = [pair for pair in compared.pairs if pair.split == split and pair.predictions == "runs"]
+    ends = compared.extremes(split, "runs")
+    neighbours = list(pairwise(task.sizes))
+    last_two = [pair for pair in pairs if neighbours and (pair.s1, pair.s2) == neighbours[-1]]
+    if len(task.sizes) > 2:
+        for pair in last_two:
+            yield from _difference("instance_difference_last_two", "Figure 2b", pair)
+    if ends is not None and ends.curves is not None:
+        yield from _difference("instance_difference", "Figures 1 right and 2c", ends)
+        yield (
+            "decay_cumulative",
+            f"Instances whose accuracy changes by at most t from {ends.s1} to {ends.s2}, and the "
+            "random baseline. The largest gap bounds the decaying fraction from below (Figure 4).",
+            partial(decay_cumulative_figure, ends.curves, ends.s1, ends.s2),
+        )
+    if len(task.sizes) > 2 and any(pair.curves is not None for pair in pairs):
+        yield (
+            "decay_cumulative_all_pairs",
+            "The same for every pair of sizes; each panel has its own scale (Figures 6, 7 and 8).",
+            partial(decay_grid_figure, task.sizes, pairs),
+        )
+    known = curves.dropna(subset=["mean"])
+    pretraining = known[known["component"] == "pretrain_variance"]
+    if (pretraining["loss"] == "zero_one").any():
+        yield (
+            "pretrain_variance_given_bias",
+            "Variance from pretraining seeds under the 0/1 loss, given the squared bias of an "
+            "instance: Gaussian process with 95% credible band (Figure 5).",
+            partial(pretrain_variance_figure, known),
+        )
+    if not known.empty:
+        yield (
+            "variance_given_bias",
+            "Variance from pretraining and from finetuning seeds, given the squared bias of an "
+            "instance: Gaussian process with 95% credible band (Figures 9 and 10).",
+            partial(variance_given_bias_figure, known),
+        )
+
+
+def _difference(
+    family: str, number: str, pair: Comparison
+) -> Iterator[tuple[str, str, Callable[[], Figure]]]:
+    if pair.curves is not None:
+        yield (
+            family,
+            f"Change of instance accuracy from {pair.s1} to {pair.s2}, and the random baseline of "
+            "mixed groups. A left tail above the baseline shows instances that get worse "
+            f"({number}).",
+            partial(instance_difference_figure, pair.curves, pair.s1, pair.s2),
+        )

@@ -1,0 +1,173 @@
+"""Figures of the cumulative instance differences (Figures 4, 6, 7 and 8)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from analysis.figures.style import (
+    BASELINE,
+    COLUMN_WIDTH,
+    DASHED,
+    MARK,
+    OBSERVED,
+    PAGE_WIDTH,
+    characters_in,
+    minus,
+    new_figure,
+    shortened,
+    wrapped,
+)
+from analysis.predictions.comparisons import Comparison
+from analysis.statistics.decay import DecayBound, DecayCurves, decay_bound
+
+PANEL_WIDTH = 1.4
+"""Least width of a panel of the grid, in inches."""
+
+LABEL_GAP, LABEL_WIDTH = 0.12, 0.3
+"""Of the bound's label, in units of the threshold: distance from its mark, and width."""
+
+
+def decay_cumulative_figure(curves: DecayCurves, s1: str, s2: str) -> Figure:
+    """Draw discovery and baseline by threshold, with the bound where it is read off (Figure 4).
+
+    Parameters
+    ----------
+    curves : DecayCurves
+        Of Acc[s2] - Acc[s1].
+    s1, s2 : str
+        Names of the smaller and the larger size.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        Thresholds from -1 to the last one below 0.
+    """
+    figure = new_figure(COLUMN_WIDTH, 2.3)
+    axes = figure.subplots()
+    bound = decay_bound(curves)
+    top = _draw_curves(axes, curves, bound)
+    if bound.bound > 0:
+        at = _middle_of_step(curves, bound)
+        leftmost = at < -0.5
+        edge = at + LABEL_GAP if leftmost else min(at, -0.3) - 0.5 * LABEL_GAP
+        # Over the observed curve, which is highest at the label's right end, and under the legend.
+        right = edge + LABEL_WIDTH if leftmost else edge
+        steps = np.searchsorted(curves.thresholds[: curves.steps], right, side="right")
+        over = float(curves.discovery[max(int(steps) - 1, 0)])
+        axes.annotate(
+            _text_of(bound),
+            (at, bound.discovery),
+            xytext=(edge, min(max(0.42 * top, over + 0.04 * top), 0.62 * top)),
+            ha="left" if leftmost else "right",
+            va="bottom",
+            fontsize=7,
+            bbox={"boxstyle": "square,pad=0.1", "facecolor": "white", "edgecolor": "none"},
+            arrowprops={"arrowstyle": "-", "color": MARK, "linewidth": 0.6},
+            # Where there is no such place, the curve goes over the label.
+            zorder=1,
+        )
+    axes.set_xlabel(wrapped(f"threshold t (change from {s1} to {s2})", COLUMN_WIDTH))
+    axes.set_ylabel("fraction that changes by ≤ t")
+    axes.legend(loc="upper left")
+    return figure
+
+
+def decay_grid_figure(sizes: Sequence[str], pairs: Sequence[Comparison]) -> Figure:
+    """Draw the cumulative curves of every pair of sizes (Figures 6, 7 and 8).
+
+    Parameters
+    ----------
+    sizes : sequence of str
+        All sizes, smallest first; at least three.
+    pairs : sequence of Comparison
+        Of one split and one kind of predictions; those without curves leave their panel empty.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        The smaller size by row, the larger by column; every panel has a scale of its own, as the
+        fractions of neighbouring sizes are a tenth of those of the extremes.
+    """
+    panels = len(sizes) - 1
+    width = max(PAGE_WIDTH, PANEL_WIDTH * panels)
+    figure = new_figure(width, 0.75 * width)
+    grid = figure.subplots(panels, panels, sharex=True, squeeze=False)
+    drawn = {(pair.s1, pair.s2): pair.curves for pair in pairs}
+    handles: list[Artist] = []
+    for row, s1 in enumerate(sizes[:-1]):
+        for column, s2 in enumerate(sizes[1:]):
+            axes = grid[row, column]
+            curves = drawn.get((s1, s2))
+            if column < row or curves is None:
+                axes.set_axis_off()
+                continue
+            bound = decay_bound(curves)
+            top = _draw_curves(axes, curves, bound)
+            # The axes lie to the right in their panel, and the title over the axes.
+            _set_title(axes, s1, s2, width / panels - 0.3)
+            axes.text(-0.97, 0.97 * top, _text_of(bound), va="top", fontsize=6.5)
+            axes.yaxis.set_major_locator(MaxNLocator(3, steps=[1, 2, 5, 10]))
+            axes.set_xticks([-1.0, -0.5, 0.0], ["\N{MINUS SIGN}1", "\N{MINUS SIGN}0.5", "0"])
+            # The panels below the diagonal, which would show the ticks, are empty.
+            axes.tick_params(labelbottom=column == row)
+            handles = handles or list(axes.get_legend_handles_labels()[0])
+    if handles:
+        figure.legend(handles=handles, loc=(0.12, 0.15))
+    figure.supxlabel("threshold t", fontsize=8)
+    figure.supylabel("fraction of instances that changes by ≤ t", fontsize=8)
+    return figure
+
+
+def _set_title(axes: Axes, s1: str, s2: str, width: float) -> None:
+    title, points = f"{s1} to {s2}", 8.0
+    if len(title) > characters_in(width, points):
+        points = 6.5
+        room = characters_in(width, points)
+        title = f"{shortened(s1, room - 3)} to\n{shortened(s2, room)}"
+    axes.set_title(title, pad=3, fontsize=points)
+
+
+def _draw_curves(axes: Axes, curves: DecayCurves, bound: DecayBound) -> float:
+    """Draw both curves and the bound; return the top of the axis."""
+    below = slice(0, curves.steps)
+    thresholds = curves.thresholds[below]
+    discovery, baseline = curves.discovery[below], curves.baseline[below]
+    # The last value holds up to the next lattice point, which is 0.
+    ends = np.append(thresholds, 0.0)
+    axes.step(
+        ends, np.append(discovery, discovery[-1]), color=OBSERVED, label="observed", where="post"
+    )
+    axes.step(
+        ends,
+        np.append(baseline, baseline[-1]),
+        color=BASELINE,
+        linestyle=DASHED,
+        label="baseline",
+        where="post",
+    )
+    top = max(float(discovery[-1]), float(baseline[-1]), 1e-6)
+    if bound.bound > 0:
+        # Near t = 0 both curves may rise so high that the gap could no longer be seen.
+        top = min(top, 3.0 * bound.discovery)
+        at = _middle_of_step(curves, bound)
+        axes.vlines(at, bound.baseline, bound.discovery, color=MARK, linewidth=1.6)
+        axes.plot([at, at], [bound.baseline, bound.discovery], "_", color=MARK, markersize=6)
+    axes.set(xlim=(-1.0, 0.0), ylim=(0.0, 1.05 * top))
+    return top
+
+
+def _middle_of_step(curves: DecayCurves, bound: DecayBound) -> float:
+    """Where to mark the bound: a step starts at its threshold, and is flat in its middle."""
+    return bound.threshold + 0.5 / curves.steps
+
+
+def _text_of(bound: DecayBound) -> str:
+    if bound.bound <= 0:
+        return "no bound"
+    return minus(f"bound {bound.bound:.2%}\nat t = {bound.threshold:.3g}")

@@ -1,0 +1,1 @@
+"""Prediction stores read into counts and sums, and sizes compared."""

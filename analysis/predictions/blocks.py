@@ -1,0 +1,367 @@
+"""Read a block of instances of one size, and add up the draws of each; any process can."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+
+from analysis.statistics.counts import count_dtype
+from analysis.statistics.variance import (
+    TreeSums,
+    count_sums,
+    decompose_counts,
+    decompose_sums,
+    tree_sums,
+)
+from analysis.statistics.variance_given_bias import BinnedVariances, bin_variances
+from configs.errors import InputError
+from predict.tensor.correctness import NOT_ENTAILMENT_INDEX
+
+PART_INSTANCES = 8192
+"""Instances whose draws are summed at once: in float64 they should stay in the cache."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a process has to know of one size of a store.
+
+    Attributes
+    ----------
+    path : Path
+    size : str
+    position : int
+        Of the size in the store.
+    arrays : dict of str to zarr.Array
+        By variable; by Zarr, as xarray adds half again to the time of each chunk.
+    by_run : tuple of str
+        What is read run by run: `correct` and, where it is there, one of the probabilities.
+    seeds_at_once : int
+        Pretraining seeds of a chunk.
+    chosen : ndarray of int, shape [seed]
+        Positions of the complete pretraining seeds.
+    all_epochs : ndarray of bool, shape [seed]
+        Which of them have every checkpoint.
+    entailment : int
+        Position of the label of that name; -1 without one.
+    splits : int
+        Number of splits.
+    losses : tuple of (str, str)
+        Losses and checkpoints to add up.
+    resampled : bool
+        Whether instances are resampled later.
+    """
+
+    path: Path
+    size: str
+    position: int
+    arrays: dict[str, zarr.Array]
+    by_run: tuple[str, ...]
+    seeds_at_once: int
+    chosen: NDArray[np.intp]
+    all_epochs: NDArray[np.bool_]
+    entailment: int
+    splits: int
+    losses: tuple[tuple[str, str], ...]
+    resampled: bool
+
+
+@dataclass(frozen=True)
+class Block:
+    """Some instances of one size; any process reads them.
+
+    Attributes
+    ----------
+    source : Source
+    instances : slice
+        Of the store.
+    local : ndarray of int, shape [kept]
+        Those that are kept, counted from the start of the slice.
+    split : ndarray of int32, shape [kept]
+    gold : ndarray of int32, shape [kept], or None
+        Gold labels, where the probabilities of all labels are read.
+    """
+
+    source: Source
+    instances: slice
+    local: NDArray[np.intp]
+    split: NDArray[np.int32]
+    gold: NDArray[np.int32] | None
+
+
+@dataclass(frozen=True)
+class LossBlock:
+    """Sums of one loss over a block of instances, by split and pretraining seed.
+
+    Attributes
+    ----------
+    instances : ndarray of int64, shape [split]
+    total : ndarray of float64, shape [split, seed]
+    squares : ndarray of float64, shape [split, level, seed]
+    products : ndarray of float64, shape [split, seed, seed]
+    each_total : ndarray of float32, shape [seed, instance]
+    each_squares : ndarray of float32, shape [level - 1, seed, instance]
+        Of every instance, where instances are to be resampled; otherwise of none.
+    """
+
+    instances: NDArray[np.int64]
+    total: NDArray[np.float64]
+    squares: NDArray[np.float64]
+    products: NDArray[np.float64]
+    each_total: NDArray[np.float32]
+    each_squares: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class BlockSums:
+    """A block that was read.
+
+    Attributes
+    ----------
+    read : int
+        Instances of the block, kept or not.
+    correct, ensemble_correct : ndarray of int, shape [kept, seed]
+    right : ndarray of bool, shape [seed, finetune_seed, kept]
+        Where instances are resampled, otherwise of no instance.
+    run_correct : ndarray of int64, shape [split, seed, finetune_seed]
+    losses : dict of (str, str) to LossBlock
+    binned : dict of str to BinnedVariances
+    """
+
+    read: int
+    correct: NDArray[np.unsignedinteger]
+    ensemble_correct: NDArray[np.uint8]
+    right: NDArray[np.bool_]
+    run_correct: NDArray[np.int64]
+    losses: dict[tuple[str, str], LossBlock]
+    binned: dict[str, BinnedVariances]
+
+
+@contextmanager
+def readable(path: Path, variable: str, size: str) -> Iterator[None]:
+    """Report a failure to read.
+
+    Parameters
+    ----------
+    path : Path
+        The store.
+    variable, size : str
+        What is read of it.
+
+    Raises
+    ------
+    InputError
+        In place of whatever error.
+    """
+    # A store that lies on a disk can fail to read in as many ways as there are codecs.
+    try:
+        yield
+    except Exception as error:
+        raise InputError(
+            f"{path}: `{variable}` of size {size} cannot be read "
+            f"({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}); "
+            "copy or write the store again"
+        ) from error
+
+
+def read_block(block: Block) -> BlockSums:
+    """Read a block, one chunk of pretraining seeds after the other, and add it up.
+
+    Parameters
+    ----------
+    block : Block
+
+    Returns
+    -------
+    BlockSums
+
+    Raises
+    ------
+    InputError
+        If something of it cannot be read.
+    """
+    source = block.source
+    kept, step = len(block.local), source.seeds_at_once
+    seeds: list[_Seed] = []
+    if kept:
+        for start in sorted({int(seed) // step * step for seed in source.chosen}):
+            seeds += _read_seeds(block, slice(start, start + step))
+    runs = source.arrays["correct"].shape[3]
+    correct = np.zeros((kept, len(source.chosen)), dtype=count_dtype(runs))
+    columns = len(source.chosen) if "ensemble_correct" in source.arrays else 0
+    ensemble = np.zeros((kept, columns), dtype=np.uint8)
+    each = kept if source.resampled else 0
+    right = np.empty((len(source.chosen), runs, each), dtype=np.bool_)
+    run_correct = np.zeros((source.splits, len(source.chosen), runs), dtype=np.int64)
+    for column, seed in enumerate(seeds):
+        correct[:, column] = seed.correct
+        run_correct[:, column] = seed.run_correct
+        right[column] = seed.right[:, :each]
+    losses: dict[tuple[str, str], LossBlock] = {}
+    binned: dict[str, BinnedVariances] = {}
+    if seeds:
+        if "ensemble_correct" in source.arrays:
+            with readable(source.path, "ensemble_correct", source.size):
+                loaded = source.arrays["ensemble_correct"][source.position, block.instances]
+            ensemble[:] = loaded[np.ix_(block.local, source.chosen)]
+        for name in source.losses:
+            trees = [seed.trees[name] for seed in seeds if name in seed.trees]
+            losses[name] = _sum_losses(trees, block.split, source.splits, source.resampled)
+        if len(seeds) > 1 and runs > 1:
+            binned["zero_one"] = bin_variances(
+                decompose_counts(correct, runs), block.split, source.splits
+            )
+            if ("squared", "last") in source.losses:
+                last = [seed.trees["squared", "last"] for seed in seeds]
+                total = np.sum([tree.total for tree in last], axis=0)
+                squares = np.sum([tree.squares for tree in last], axis=0)
+                root = TreeSums(total, np.concatenate([total[None] ** 2, squares]))
+                parts = decompose_sums(root, (len(seeds), runs))
+                binned["squared"] = bin_variances(parts, block.split, source.splits)
+    read = block.instances.stop - block.instances.start
+    return BlockSums(read, correct, ensemble, right, run_correct, losses, binned)
+
+
+@dataclass(frozen=True)
+class _Seed:
+    """One pretraining seed on one block of instances.
+
+    Attributes
+    ----------
+    correct : ndarray of int, shape [instance]
+        Right finetuning runs at the last epoch.
+    right : ndarray of bool, shape [finetune_seed, instance]
+        Which they are.
+    run_correct : ndarray of int64, shape [split, finetune_seed]
+        Instances that each run has right.
+    trees : dict of (str, str) to TreeSums
+        By loss and checkpoints, the draws below the seed.
+    """
+
+    correct: NDArray[np.unsignedinteger]
+    right: NDArray[np.bool_]
+    run_correct: NDArray[np.int64]
+    trees: dict[tuple[str, str], TreeSums]
+
+
+def _read_seeds(block: Block, tile: slice) -> list[_Seed]:
+    """Read the chosen ones of some neighbouring pretraining seeds, in order."""
+    source = block.source
+    columns = np.flatnonzero((source.chosen >= tile.start) & (source.chosen < tile.stop))
+    seeds = (source.chosen[columns] - tile.start).tolist()
+    loaded = [_read_runs(name, block, tile, seeds) for name in source.by_run]
+    probability = loaded[1] if len(loaded) > 1 else [None] * len(seeds)
+    return [
+        _sum_seed(correct, draws, bool(source.all_epochs[column]), block)
+        for correct, draws, column in zip(loaded[0], probability, columns, strict=True)
+    ]
+
+
+def _sum_seed(
+    correct: NDArray[np.bool_],
+    draws: NDArray[np.float32] | None,
+    all_epochs: bool,
+    block: Block,
+) -> _Seed:
+    """Sum one seed's draws [finetune_seed, epoch, instance]."""
+    runs, epochs, instances = correct.shape
+    last = correct[:, -1]
+    parts: dict[tuple[str, str], list[TreeSums]] = {}
+    for start in range(0, instances, PART_INSTANCES):
+        part = slice(start, start + PART_INSTANCES)
+        if draws is not None:
+            values = draws[:, :, part].astype(np.float64)
+            parts.setdefault(("squared", "last"), []).append(tree_sums(values[:, -1]))
+            if epochs > 1 and all_epochs:
+                parts.setdefault(("squared", "all"), []).append(tree_sums(values))
+        if epochs > 1 and all_epochs:
+            counts = correct[:, :, part].sum(axis=1, dtype=count_dtype(epochs))
+            parts.setdefault(("zero_one", "all"), []).append(count_sums(counts))
+    trees = {
+        name: TreeSums(
+            np.concatenate([of.total for of in found]),
+            np.concatenate([of.squares for of in found], axis=1),
+        )
+        for name, found in parts.items()
+    }
+    splits = block.source.splits
+    return _Seed(
+        correct=last.sum(axis=0, dtype=count_dtype(runs)),
+        right=last,
+        run_correct=np.stack(
+            [np.bincount(block.split[run], minlength=splits) for run in last], axis=1
+        ),
+        trees=trees,
+    )
+
+
+def _read_runs(variable: str, block: Block, tile: slice, seeds: Sequence[int]) -> NDArray:
+    """Load [seed, finetune_seed, epoch, kept instance] of some seeds of a tile, run by run.
+
+    Of the probabilities of all labels, the gold one's.
+    """
+    source, array = block.source, block.source.arrays[variable]
+    runs = array.chunks[3]
+    dtype = np.bool_ if variable == "correct" else np.float32
+    result = np.empty((len(seeds), *array.shape[3:5], len(block.local)), dtype)
+    # All checkpoints at once, as every call takes a while; more would not stay in the cache.
+    for start in range(0, array.shape[3], runs):
+        at = slice(start, start + runs)
+        with readable(source.path, variable, source.size):
+            loaded = np.asarray(array[source.position, block.instances, tile, at])
+        _choose(loaded, seeds, block, result[:, at])
+    return result
+
+
+def _choose(loaded: NDArray, seeds: Sequence[int], block: Block, into: NDArray) -> None:
+    """Copy kept instances, chosen seeds and gold labels of a loaded chunk."""
+    _, width, *run_axes = loaded.shape[:4]
+    runs = int(np.prod(run_axes))
+    labels = loaded.shape[4] if loaded.ndim == 5 else 1
+    flat = loaded.reshape(-1)
+    # Positions in flat memory: numpy's own indexing by label takes three times as long.
+    first = block.local * (width * runs * labels)
+    gold = block.gold if loaded.ndim == 5 else None
+    if gold is not None:
+        first = first + np.maximum(gold, 0)
+    for number, seed in enumerate(seeds):
+        for run, at in enumerate(np.ndindex(*run_axes)):
+            target = into[number, *at]
+            offset = (seed * runs + run) * labels
+            target[:] = flat.take(first + offset if offset else first)
+            if gold is not None and (gold == NOT_ENTAILMENT_INDEX).any():
+                two_class = np.flatnonzero(gold == NOT_ENTAILMENT_INDEX)
+                row = block.local[two_class] * (width * runs * labels) + offset
+                entailment = flat.take(row + block.source.entailment)
+                target[two_class] = 1 - entailment.astype(target.dtype)
+
+
+def _sum_losses(
+    trees: Sequence[TreeSums], split: NDArray[np.integer], splits: int, resampled: bool
+) -> LossBlock:
+    """Add up a block, whose seeds are the `trees`, of instances in the given splits."""
+    totals = np.stack([tree.total for tree in trees]).astype(np.float64, copy=False)
+    levels = len(trees[0].squares)
+    total = np.empty((splits, len(trees)))
+    squares = np.empty((splits, levels, len(trees)))
+    for seed, tree in enumerate(trees):
+        total[:, seed] = np.bincount(split, tree.total, minlength=splits)
+        for level, of_level in enumerate(tree.squares):
+            squares[:, level, seed] = np.bincount(split, of_level, minlength=splits)
+    products = np.zeros((splits, len(trees), len(trees)))
+    for position in np.unique(split):
+        chosen = totals[:, split == position]
+        products[position] = chosen @ chosen.T
+    each_total = np.empty((len(trees), len(split) if resampled else 0), dtype=np.float32)
+    each_squares = np.empty((levels - 1, *each_total.shape), dtype=np.float32)
+    if resampled:
+        each_total[:] = totals
+        for seed, tree in enumerate(trees):
+            each_squares[:, seed] = tree.squares[1:]
+    instances = np.bincount(split, minlength=splits)
+    return LossBlock(instances, total, squares, products, each_total, each_squares)

@@ -1,0 +1,1 @@
+"""The statistics of the paper: pure functions of arrays."""

@@ -1,0 +1,73 @@
+"""The sufficient statistic: how many finetuning runs of each pretraining seed were right."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Counts:
+    """u[s, i, P]: correct finetuning runs by size, instance and complete pretraining seed.
+
+    The same shape serves single runs (``runs`` = F) and ensembles (``runs`` = 1).
+
+    Attributes
+    ----------
+    sizes : tuple of str
+        Model sizes, smallest first.
+    seeds : tuple of tuple of int
+        For each size, the pretraining seeds all of whose runs are finished, in order.
+    correct : tuple of ndarray of unsigned int, each of shape [instance, seed]
+        For each size, the number of correct runs, 0..`runs`.
+    runs : int
+        F, the finetuning runs of one pretraining seed.
+    """
+
+    sizes: tuple[str, ...]
+    seeds: tuple[tuple[int, ...], ...]
+    correct: tuple[NDArray[np.unsignedinteger], ...]
+    runs: int
+
+    @property
+    def instances(self) -> int:
+        """Number of instances."""
+        return self.correct[0].shape[0] if self.correct else 0
+
+    def at(self, instances: NDArray[np.integer]) -> Counts:
+        """Return the counts of the chosen instances (ascending positions, shape [chosen])."""
+        where: slice | NDArray[np.integer] = instances
+        if len(instances) and instances[-1] - instances[0] == len(instances) - 1:
+            # One stretch, as the instances of a split usually are, needs no copy.
+            where = slice(int(instances[0]), int(instances[-1]) + 1)
+        chosen = tuple(correct[where] for correct in self.correct)
+        return Counts(sizes=self.sizes, seeds=self.seeds, correct=chosen, runs=self.runs)
+
+    def common_even_seeds(self, first: int, second: int) -> int:
+        """Largest even number of pretraining seeds that two sizes (positions) both have."""
+        return min(len(self.seeds[first]), len(self.seeds[second])) // 2 * 2
+
+
+def correct_runs(correct: NDArray[np.integer]) -> NDArray[np.int64]:
+    """Add up the correct runs of every instance.
+
+    Parameters
+    ----------
+    correct : ndarray of int, shape [instance, seed]
+
+    Returns
+    -------
+    ndarray of int64, shape [instance]
+    """
+    total = np.zeros(len(correct), dtype=np.int64)
+    # Column by column: NumPy's sum along so short an axis takes several times as long.
+    for seed in range(correct.shape[1]):
+        np.add(total, correct[:, seed], out=total, casting="unsafe")
+    return total
+
+
+def count_dtype(runs: int) -> np.dtype[np.unsignedinteger]:
+    """Return the smallest unsigned type that holds a count of 0..`runs`."""
+    return np.dtype(np.min_scalar_type(runs))

@@ -1,0 +1,1 @@
+"""The tables, one family a file, and the published numbers beside them."""

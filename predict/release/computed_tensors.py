@@ -1,0 +1,352 @@
+"""The tensors that the paper's authors computed from the predictions, one pickle per task.
+
+Beside its ``.tsv`` files the release has three folders, each with a file TASK.pkl that holds a
+pair: by size, an array; and the list of instances, as in ``data.json``.
+
+- ``correctness``: 0 or 1, [instance, pretrain_seed, finetune_seed, checkpoint];
+- ``correctness_p``: the probability of the gold label, same shape, to two decimals;
+- ``ensemble_c``: 0 or 1, the ensemble over finetuning seeds, [instance, pretrain_seed].
+
+Seeds count from 1, and the last checkpoint is at 4 epochs, each a third of an epoch after the one
+before. The probability of the gold label does not tell those of the other ones: it goes into the
+variable ``gold_probability`` of the store, from which the squared loss follows all the same.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from configs.errors import InputError
+from predict.release.importing import Imported
+from predict.release.layout import order_sizes, parse_instances
+from predict.release.safe_pickles import read_pickle
+from predict.tensor.contract import configuration_hash
+from predict.tensor.correctness import ENTAILMENT, NON_ENTAILMENT
+from predict.tensor.creating import new_store, set_configuration
+from predict.tensor.opening import open_store
+from predict.tensor.writing import write_size
+
+FOLDERS = {
+    "correct": "correctness",
+    "gold_probability": "correctness_p",
+    "ensemble_correct": "ensemble_c",
+}
+"""Where each variable of a store is found."""
+
+LAST_CHECKPOINT = 12
+"""Thirds of an epoch after which the last checkpoint was evaluated."""
+
+
+@dataclass(frozen=True)
+class ReleasedTensors:
+    """The files of one task's tensors.
+
+    Attributes
+    ----------
+    task : str
+        Name of the task, and of the files.
+    files : dict of str to Path
+        By variable (a key of `FOLDERS`); ``correct`` is always there.
+    """
+
+    task: str
+    files: dict[str, Path]
+
+
+def find_tensors(directory: Path, task: str | None = None) -> ReleasedTensors | None:
+    """Find the tensors of one task.
+
+    Parameters
+    ----------
+    directory : Path
+        Holds the folders of tensors.
+    task : str, optional
+        Which task, where there are several.
+
+    Returns
+    -------
+    ReleasedTensors or None
+        None where there are no tensors, or none of that task.
+
+    Raises
+    ------
+    InputError
+        If there are several tasks and none is chosen, or only parts of the task's tensors without
+        the correctness.
+    """
+    files = {
+        variable: {path.stem: path for path in sorted((directory / folder).glob("*.pkl"))}
+        for variable, folder in FOLDERS.items()
+    }
+    tasks = sorted({name for found in files.values() for name in found})
+    if task is None and len(tasks) > 1:
+        raise InputError(f"{directory}: holds {', '.join(tasks)}; choose one with --task")
+    chosen = task if task is not None else (tasks[0] if tasks else None)
+    if chosen not in tasks:
+        return None
+    assert chosen is not None
+    of_task = {variable: found[chosen] for variable, found in files.items() if chosen in found}
+    if "correct" not in of_task:
+        missing = directory / FOLDERS["correct"] / f"{chosen}.pkl"
+        raise InputError(f"{missing}: no such file, and the other tensors need it; add it")
+    return ReleasedTensors(chosen, of_task)
+
+
+def is_imported(
+    tensors: ReleasedTensors, out: Path, *, sizes: Sequence[str] | None, dtype: str | None
+) -> bool:
+    """Tell whether a store holds these tensors already; parameters as of `import_tensors`.
+
+    Raises
+    ------
+    InputError
+        If there is something else at `out`.
+    """
+    if not out.exists():
+        return False
+    there = open_store(out)
+    ordered = list(sizes) if sizes is not None else [str(size) for size in there["size"].values]
+    wanted = configuration_hash(_configuration(tensors, ordered, dtype))
+    if there.attrs.get("configuration_hash") != wanted:
+        raise InputError(
+            f"{out}: already holds other predictions, or these with other options; remove it or"
+            " choose another --out"
+        )
+    return True
+
+
+def import_tensors(
+    tensors: ReleasedTensors,
+    out: Path,
+    *,
+    sizes: Sequence[str] | None,
+    dtype: str | None,
+    advance: Callable[[int], object],
+) -> Imported:
+    """Write tensors into a new prediction store, which appears whole or not at all.
+
+    One file is in memory at a time, whole: for MNLI several GB.
+
+    Parameters
+    ----------
+    tensors : ReleasedTensors
+    out : Path
+        The store.
+    sizes : sequence of str, optional
+        Sizes, smallest first; otherwise by `order_sizes`.
+    dtype : {"float16", "float32", None}
+        Type of the gold label's probability; None to leave it out.
+    advance : callable
+        Called with the number of runs after each size is written.
+
+    Returns
+    -------
+    Imported
+        The number of runs, and the mean of their accuracies.
+
+    Raises
+    ------
+    InputError
+        If there is something at `out`, or a file is not as described, is damaged, or disagrees
+        with the others; then nothing is left behind.
+    """
+    path = tensors.files["correct"]
+    correct, items = _read(path, dimensions=4)
+    labels, instances = _instances(path, items)
+    ordered = _order(path, list(correct), sizes)
+    pretrain_seeds, finetune_seeds, checkpoints = correct[ordered[0]].shape[1:]
+    if checkpoints >= LAST_CHECKPOINT:
+        raise InputError(
+            f"{path}: {checkpoints} checkpoints; a third of an epoch apart, they do"
+            " not fit into 4 epochs"
+        )
+    thirds = range(LAST_CHECKPOINT + 1 - checkpoints, LAST_CHECKPOINT + 1)
+    variables = {"correct": "bool", "finished": "bool"}
+    if "gold_probability" in tensors.files and dtype is not None:
+        variables["gold_probability"] = dtype
+    if "ensemble_correct" in tensors.files:
+        variables["ensemble_correct"] = "bool"
+    runs = pretrain_seeds * finetune_seeds * checkpoints
+    with new_store(
+        out,
+        task=tensors.task,
+        sizes=ordered,
+        instances=instances,
+        labels=labels,
+        pretrain_seeds=range(1, pretrain_seeds + 1),
+        finetune_seeds=range(1, finetune_seeds + 1),
+        epochs=[third / 3 for third in thirds],
+        probability_dtype=None,
+        configuration={},
+        variables=variables,
+    ) as partial:
+        right = []
+        for size in ordered:
+            values = _binary(path, size, correct[size])
+            write_size(partial, size=size, variable="correct", values=values)
+            right.append(float(values.mean()))
+            advance(runs)
+        shapes = {size: correct[size].shape for size in ordered}
+        del correct
+        if "gold_probability" in variables:
+            file = tensors.files["gold_probability"]
+            arrays = _read_same(file, items, shapes)
+            for size in ordered:
+                checked = _probability(file, size, arrays[size])
+                write_size(partial, size=size, variable="gold_probability", values=checked)
+        if "ensemble_correct" in variables:
+            file = tensors.files["ensemble_correct"]
+            arrays = _read_same(file, items, {size: shapes[size][:2] for size in ordered})
+            for size in ordered:
+                values = _binary(file, size, arrays[size])
+                write_size(partial, size=size, variable="ensemble_correct", values=values)
+        for size in ordered:
+            write_size(partial, size=size, variable="finished", values=True)
+        set_configuration(partial, _configuration(tensors, ordered, dtype))
+    return Imported(runs * len(ordered), float(np.mean(right)))
+
+
+def check_tensors(tensors: ReleasedTensors, store: Path) -> int:
+    """Refuse a store whose runs are not as correct as the tensors say.
+
+    Parameters
+    ----------
+    tensors : ReleasedTensors
+    store : Path
+        A store of the same task, imported from the ``.tsv`` files.
+
+    Returns
+    -------
+    int
+        Number of runs that both hold.
+
+    Raises
+    ------
+    InputError
+        If a file is not as described, has other instances, or differs in the correctness of a run;
+        names the first such run and instance.
+    """
+    path = tensors.files["correct"]
+    correct, items = _read(path, dimensions=4)
+    dataset = open_store(store)
+    guids = dataset["guid"].values.tolist()
+    if [item.get("guid") for item in items] != guids:
+        raise InputError(f"{path}: other instances than data.json; import one of them alone")
+    runs = 0
+    for s, size in enumerate(str(name) for name in dataset["size"].values):
+        if size not in correct:
+            continue
+        values = _binary(path, size, correct[size])
+        first = LAST_CHECKPOINT + 1 - values.shape[3]
+        for p, f, e in np.argwhere(dataset["finished"].values[s]).tolist():
+            seeds = int(dataset["pretrain_seed"][p]), int(dataset["finetune_seed"][f])
+            place = (seeds[0] - 1, seeds[1] - 1, round(float(dataset["epoch"][e]) * 3) - first)
+            if any(not 0 <= k < n for k, n in zip(place, values.shape[1:], strict=True)):
+                continue
+            there = dataset["correct"].isel(size=s, pretrain_seed=p, finetune_seed=f, epoch=e)
+            differ = np.flatnonzero(values[(slice(None), *place)] != there.values)
+            if len(differ):
+                raise InputError(
+                    f"{path}: size {size}, pretraining seed {seeds[0]}, finetuning seed {seeds[1]},"
+                    f" epoch {float(dataset['epoch'][e]):.4g}: instance {guids[differ[0]]} is not"
+                    " as correct as in the .tsv file; import one of them alone"
+                )
+            runs += 1
+    return runs
+
+
+def _configuration(
+    tensors: ReleasedTensors, sizes: Sequence[str], dtype: str | None
+) -> dict[str, Any]:
+    digests = {}
+    for variable, path in tensors.files.items():
+        with path.open("rb") as file:
+            digests[variable] = hashlib.file_digest(file, "sha256").hexdigest()
+    return {
+        "source": "release tensors",
+        "digests": digests,
+        "sizes": list(sizes),
+        "probability_dtype": dtype,
+    }
+
+
+def _read(path: Path, dimensions: int) -> tuple[dict[str, NDArray[Any]], list[Any]]:
+    content = read_pickle(path)
+    if not (
+        isinstance(content, tuple | list)
+        and len(content) == 2
+        and isinstance(content[0], dict)
+        and isinstance(content[1], list)
+        and content[0]
+        and content[1]
+    ):
+        raise InputError(f"{path}: is no pair of arrays by size and instances; restore the file")
+    arrays, items = content
+    shapes = set()
+    for size, array in arrays.items():
+        if not isinstance(size, str) or not isinstance(array, np.ndarray):
+            raise InputError(f"{path}: {size!r} is no size with an array; restore the file")
+        if array.ndim != dimensions or len(array) != len(items) or 0 in array.shape:
+            raise InputError(
+                f"{path}: size {size} has shape {array.shape}; it needs {dimensions} dimensions,"
+                f" the first of {len(items)} instances"
+            )
+        shapes.add(array.shape)
+    if len(shapes) > 1:
+        raise InputError(f"{path}: its sizes differ in shape ({sorted(shapes)}); restore the file")
+    return arrays, items
+
+
+def _read_same(
+    path: Path, items: list[Any], shapes: dict[str, tuple[int, ...]]
+) -> dict[str, NDArray[Any]]:
+    arrays, others = _read(path, len(next(iter(shapes.values()))))
+    if others != items:
+        raise InputError(f"{path}: other instances than the correctness has; restore the file")
+    found = {size: array.shape for size, array in arrays.items()}
+    if found != shapes:
+        raise InputError(
+            f"{path}: other sizes or seeds than the correctness has ({found}, {shapes}); restore"
+            " the file"
+        )
+    return arrays
+
+
+def _instances(path: Path, items: list[Any]) -> tuple[list[str], pd.DataFrame]:
+    """Labels as far as the gold labels tell, and the instances."""
+    gold = {item["label"] for item in items if isinstance(item, dict) and "label" in item}
+    labels = sorted(label for label in gold if isinstance(label, str))
+    if ENTAILMENT in labels and NON_ENTAILMENT in labels:
+        labels.remove(NON_ENTAILMENT)
+    return labels, parse_instances(path, items, labels)
+
+
+def _order(path: Path, names: list[str], sizes: Sequence[str] | None) -> list[str]:
+    if sizes is None:
+        return order_sizes(names)[0]
+    if sorted(sizes) != sorted(names):
+        raise InputError(
+            f"--sizes {','.join(sizes)}: name each size in {path} once: {','.join(names)}"
+        )
+    return list(sizes)
+
+
+def _binary(path: Path, size: str, values: NDArray[Any]) -> NDArray[np.bool_]:
+    if values.dtype.kind not in "biuf" or not np.isin(values, (0, 1)).all():
+        raise InputError(f"{path}: size {size} has a value that is not 0 or 1; restore the file")
+    return values.astype(bool)
+
+
+def _probability(path: Path, size: str, values: NDArray[Any]) -> NDArray[np.floating]:
+    # A NaN fails the comparison.
+    if values.dtype.kind not in "biuf" or not ((values >= 0) & (values <= 1)).all():
+        raise InputError(f"{path}: size {size} has a value outside 0 to 1; restore the file")
+    return values

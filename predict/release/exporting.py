@@ -1,0 +1,178 @@
+"""Write a prediction store in the layout of the paper's release."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
+from numpy.typing import NDArray
+
+from configs.errors import InputError
+from predict.release.layout import RESULT_NAME, ReleasedRun, _workers
+from predict.tensor.contract import (
+    INSTANCE_COLUMNS,
+    instances_path,
+)
+from predict.tensor.correctness import correctness
+from predict.tensor.opening import open_store
+
+
+def export_release(
+    path: Path | str, directory: Path | str, *, advance: Callable[[int], object]
+) -> int:
+    """Write the finished runs of a prediction store as a release.
+
+    Probabilities are printed with as many digits as single precision needs. Where rounding has
+    made two classes equally probable and ``correct`` tells that the prediction was not the first
+    of them, the class that makes it so is printed one unit in the last place higher.
+
+    Parameters
+    ----------
+    path : path
+        A store with probabilities.
+    directory : path
+        The release: a folder that does not exist yet.
+    advance : callable
+        Called with the number of rows after each run.
+
+    Returns
+    -------
+    int
+        Number of runs written.
+
+    Raises
+    ------
+    InputError
+        If the store has no probabilities, no finished run, epochs that are no thirds, names that
+        do not fit the layout, no texts beside it, or a ``correct`` that does not follow from its
+        probabilities; or if `directory` exists. Then nothing is left behind.
+    """
+    path, directory = Path(path), Path(directory)
+    dataset = open_store(path)
+    if "probability" not in dataset:
+        raise InputError(
+            f"{path}: has no probabilities of all labels, which a release consists of; import the"
+            " .tsv files without --probability-dtype none"
+        )
+    if directory.exists():
+        raise InputError(f"{directory}: already exists; remove it or choose another --out")
+    labels = [str(label) for label in dataset["label"].values]
+    items = _items(path, dataset["guid"].values.tolist(), dataset["gold"].values.tolist())
+    gold = np.array([item["label"] for item in items], dtype=object)
+    positions = np.argwhere(dataset["finished"].values).tolist()
+    if not positions:
+        raise InputError(f"{path}: no run is finished; finish some first")
+    runs = [_released_run(path, dataset.isel(_at(position)).coords) for position in positions]
+
+    partial = directory.with_name(directory.name + f".partial-{os.getpid()}")
+    try:
+        (partial / "results").mkdir(parents=True)
+    except OSError as error:
+        raise InputError(
+            f"{directory}: cannot be written ({error.strerror}); choose another --out"
+        ) from error
+    try:
+        data = {"task_name": dataset.attrs["task"], "label_list": labels, "train": []}
+        text = json.dumps({**data, "predict": items}, ensure_ascii=False)
+        (partial / "data.json").write_text(text, encoding="utf-8")
+
+        def write(item: tuple[ReleasedRun, Sequence[int]]) -> None:
+            run, position = item
+            slices = dataset.isel(_at(position))
+            try:
+                stored, correct = slices["probability"].values, slices["correct"].values
+            except (OSError, RuntimeError, ValueError) as error:
+                raise InputError(
+                    f"{path}: {run.file_name.removesuffix('.tsv')} cannot be read; copy or write"
+                    " the store again"
+                ) from error
+            probability = _untied(stored.astype(np.float32), correct, gold, labels)
+            if probability is None:
+                raise InputError(
+                    f"{path}: 'correct' of {run.file_name.removesuffix('.tsv')} does not follow"
+                    " from 'probability'; rebuild the store"
+                )
+            table = pa.table({str(j): probability[:, j] for j in range(len(labels))})
+            pa.csv.write_csv(
+                table,
+                partial / "results" / run.file_name,
+                pa.csv.WriteOptions(include_header=False, delimiter="\t", quoting_style="none"),
+            )
+
+        with ThreadPoolExecutor(_workers()) as pool:
+            for _ in pool.map(write, zip(runs, positions, strict=True)):
+                advance(len(items))
+        partial.rename(directory)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return len(runs)
+
+
+def _at(position: Sequence[int]) -> dict[str, int]:
+    names = ("size", "pretrain_seed", "finetune_seed", "epoch")
+    return dict(zip(names, position, strict=True))
+
+
+def _released_run(path: Path, coordinates: Any) -> ReleasedRun:
+    epoch = float(coordinates["epoch"])
+    thirds = round(epoch * 3)
+    if abs(epoch * 3 - thirds) > 1e-6:
+        raise InputError(f"{path}: epoch {epoch:.6g} is no number of thirds; leave it out")
+    run = ReleasedRun(
+        str(coordinates["size"].item()),
+        int(coordinates["pretrain_seed"]),
+        int(coordinates["finetune_seed"]),
+        thirds,
+    )
+    match = RESULT_NAME.fullmatch(run.file_name)
+    if match is None or match["size"] != run.size or "/" in run.size:
+        raise InputError(f"{path}: {run.file_name!r} does not fit the layout; rename the size")
+    return run
+
+
+def _items(path: Path, guids: list[str], gold: list[str]) -> list[dict[str, Any]]:
+    texts = instances_path(path)
+    try:
+        frame = pa.parquet.read_table(texts)
+    except (OSError, pa.ArrowException) as error:
+        raise InputError(f"{texts}: cannot be read; put the store's texts there") from error
+    for column in INSTANCE_COLUMNS:
+        if column not in frame.column_names:
+            raise InputError(f"{texts}: has no column {column!r}; restore the file")
+    if frame["guid"].to_pylist() != guids or frame["label"].to_pylist() != gold:
+        raise InputError(f"{texts}: its guids or labels are not those of {path}; restore the file")
+    items = frame.to_pylist()
+    for item in items:
+        if item["split"] == item["guid"].rpartition("-")[0]:
+            del item["split"]
+    return items
+
+
+def _untied(
+    probability: NDArray[np.float32],
+    correct: NDArray[np.bool_],
+    gold: NDArray[np.object_],
+    labels: Sequence[str],
+) -> NDArray[np.float32] | None:
+    """Raise one of several equally probable classes so that `correct` follows, if any does."""
+    wrong = np.flatnonzero(correctness(probability, gold, labels) != correct)
+    for row in wrong:
+        values = probability[row]
+        for candidate in np.flatnonzero(values == values.max()):
+            raised = values.copy()
+            raised[candidate] = np.nextafter(values[candidate], np.float32(2))
+            if correctness(raised[None], gold[row : row + 1], labels)[0] == correct[row]:
+                probability[row] = raised
+                break
+        else:
+            return None
+    return probability

@@ -1,0 +1,390 @@
+"""The layout in which the paper's predictions are published: reading it, and writing it.
+
+A release is a folder with
+
+- ``data.json``: ``{task_name, label_list, train, predict: [{guid, text_a, text_b, label, ...}]}``;
+- ``results/s{size}p{P}f{F}epoch{E}over3.tsv``: the predictions of one run, pretraining seed P,
+  finetuning seed F, after E / 3 epochs; a row per instance, in the order of ``predict``; per row
+  one probability per class, in the order of ``label_list``; no header.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import os
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
+from numpy.typing import NDArray
+
+from configs.errors import InputError
+from predict.tensor.contract import (
+    ROW_SUM_TOLERANCE,
+    bad_row,
+    instance_split,
+)
+from predict.tensor.correctness import ENTAILMENT, NON_ENTAILMENT
+
+KNOWN_SIZES = ("tiny", "mini", "small", "medium", "base", "large")
+RESULT_NAME = re.compile(r"s(?P<size>.+)p(?P<p>\d+)f(?P<f>\d+)epoch(?P<e>\d+)over3\.tsv")
+
+# A softmax in single precision can exceed 1 by a unit in the last place.
+RANGE_TOLERANCE = 1e-6
+
+
+class ReleasedRun(NamedTuple):
+    """One run of a release; `thirds` is its checkpoint in thirds of an epoch."""
+
+    size: str
+    pretrain_seed: int
+    finetune_seed: int
+    thirds: int
+
+    @property
+    def epoch(self) -> float:
+        """Checkpoint in epochs of finetuning."""
+        return self.thirds / 3
+
+    @property
+    def file_name(self) -> str:
+        """Name of the run's file in ``results``."""
+        return f"s{self.size}p{self.pretrain_seed}f{self.finetune_seed}epoch{self.thirds}over3.tsv"
+
+
+@dataclass(frozen=True)
+class Release:
+    """A release whose ``data.json`` has been read, and whose runs have been listed.
+
+    Attributes
+    ----------
+    directory : Path
+        The release.
+    task : str
+        Its task.
+    labels : tuple of str
+        Classes, in the order of the columns of a run's file.
+    instances : DataFrame
+        ``guid``, ``text_a``, ``text_b``, ``label`` and metadata, in the order of the rows of a
+        run's file.
+    runs : dict
+        The file of each run.
+    """
+
+    directory: Path
+    task: str
+    labels: tuple[str, ...]
+    instances: pd.DataFrame
+    runs: dict[ReleasedRun, Path]
+
+    @property
+    def sizes(self) -> list[str]:
+        """Sizes in natural alphabetical order."""
+        return sorted({run.size for run in self.runs}, key=_natural)
+
+    @property
+    def pretrain_seeds(self) -> list[int]:
+        """Pretraining seeds, ascending."""
+        return sorted({run.pretrain_seed for run in self.runs})
+
+    @property
+    def finetune_seeds(self) -> list[int]:
+        """Finetuning seeds, ascending."""
+        return sorted({run.finetune_seed for run in self.runs})
+
+    @property
+    def thirds(self) -> list[int]:
+        """Checkpoints in thirds of an epoch, ascending."""
+        return sorted({run.thirds for run in self.runs})
+
+    @property
+    def absent(self) -> int:
+        """Number of combinations of size, seeds and checkpoint that have no file."""
+        grid = len(self.sizes) * len(self.pretrain_seeds) * len(self.finetune_seeds)
+        return grid * len(self.thirds) - len(self.runs)
+
+
+def _natural(name: str) -> list[tuple[int, int, str]]:
+    parts = re.findall(r"\d+|\D+", name)
+    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts]
+
+
+def order_sizes(names: Sequence[str]) -> tuple[list[str], bool]:
+    """Order size names, smallest first.
+
+    Parameters
+    ----------
+    names : sequence of str
+        Names of the sizes.
+
+    Returns
+    -------
+    ordered : list of str
+        By `KNOWN_SIZES` if all are known, otherwise in natural alphabetical order.
+    known : bool
+        Whether all are known.
+    """
+    known = all(name in KNOWN_SIZES for name in names)
+    return sorted(names, key=KNOWN_SIZES.index if known else _natural), known
+
+
+def read_release(directory: Path | str) -> Release:
+    """Read ``data.json`` of a release and list its runs.
+
+    Parameters
+    ----------
+    directory : path
+        The release.
+
+    Returns
+    -------
+    Release
+        Its instances and runs; no file of a run has been opened.
+
+    Raises
+    ------
+    InputError
+        If a file is missing or unreadable, an instance lacks its guid, ``text_a`` or label, a guid
+        occurs twice, a label is unknown, or a ``.tsv`` file has a name that names no run.
+    """
+    directory = Path(directory)
+    if not directory.is_dir():
+        raise InputError(f"{directory}: no such folder; give the folder that holds data.json")
+    path = directory / "data.json"
+    try:
+        data = json.loads(path.read_bytes())
+    except OSError as error:
+        raise InputError(
+            f"{path}: cannot be read ({error.strerror}); give the folder that holds data.json"
+        ) from error
+    except ValueError as error:
+        raise InputError(f"{path}: is not JSON ({error}); correct or restore it") from error
+    task, labels, items = _data_fields(path, data)
+    instances = parse_instances(path, items, labels)
+    return Release(directory, task, tuple(labels), instances, _list_runs(directory / "results"))
+
+
+def _data_fields(path: Path, data: Any) -> tuple[str, list[str], list[Any]]:
+    if not isinstance(data, dict):
+        raise InputError(f"{path}: is not a JSON object; it needs task_name, label_list, predict")
+    task = data.get("task_name")
+    if not isinstance(task, str):
+        raise InputError(f"{path}: 'task_name' is missing or no text; add it")
+    labels = data.get("label_list")
+    if (
+        not isinstance(labels, list)
+        or len(labels) < 2
+        or not all(isinstance(label, str) for label in labels)
+        or len(set(labels)) < len(labels)
+    ):
+        raise InputError(f"{path}: 'label_list' is missing or no list of different labels; add it")
+    items = data.get("predict")
+    if not isinstance(items, list) or not items:
+        raise InputError(f"{path}: 'predict' is missing or no list of instances; add it")
+    return task, labels, items
+
+
+def parse_instances(path: Path, items: list[Any], labels: list[str]) -> pd.DataFrame:
+    """Check the instances of a release.
+
+    Parameters
+    ----------
+    path : Path
+        The file that holds them, for errors.
+    items : list
+        By instance, a dict with ``guid``, ``text_a``, ``text_b``, ``label`` and any metadata.
+    labels : list of str
+        Classes.
+
+    Returns
+    -------
+    DataFrame
+        A column for each field, and ``split``.
+
+    Raises
+    ------
+    InputError
+        If an instance is no dict or lacks its guid, ``text_a`` or label, a guid occurs twice, a
+        text is none, or a label is unknown; names the instance.
+    """
+
+    def refuse_first(bad: Iterable[bool], fault: str) -> None:
+        position = next(itertools.compress(itertools.count(), bad), None)
+        if position is not None:
+            raise InputError(f"{path}: predict[{position}]{fault}")
+
+    refuse_first(
+        (not isinstance(item, dict) for item in items),
+        " is no object; give it guid, text_a, text_b and label",
+    )
+    names = dict.fromkeys(["guid", "text_a", "text_b", "label", *itertools.chain(*items)])
+    columns = {name: [item.get(name) for item in items] for name in names}
+    for field in ("guid", "label"):
+        refuse_first(
+            (not isinstance(value, str) or not value for value in columns[field]),
+            f": {field!r} is missing or no text; add it",
+        )
+    refuse_first(
+        (not isinstance(value, str) for value in columns["text_a"]),
+        ": 'text_a' is missing or no text; add it",
+    )
+    refuse_first(
+        (not isinstance(value, str | None) for value in columns["text_b"]),
+        ": 'text_b' is no text; make it text or null",
+    )
+    known = set(labels) | ({NON_ENTAILMENT} if ENTAILMENT in labels else set())
+    unknown = next((label for label in columns["label"] if label not in known), None)
+    if unknown is not None:
+        refuse_first(
+            (label == unknown for label in columns["label"]),
+            f": label {unknown!r} is not in label_list ({', '.join(labels)}); correct it or add it"
+            " there",
+        )
+    if len(set(columns["guid"])) < len(items):
+        first: dict[str, int] = {}
+        for row, guid in enumerate(columns["guid"]):
+            if first.setdefault(guid, row) < row:
+                raise InputError(
+                    f"{path}: predict[{first[guid]}] and predict[{row}] have the same guid"
+                    f" {guid!r}; give each instance its own"
+                )
+    instances = pd.DataFrame(
+        {name: pd.Series(values, dtype=object) for name, values in columns.items()}
+    )
+    try:
+        return instances.assign(split=instance_split(instances))
+    except InputError as error:
+        raise InputError(f"{path}: {error.message}") from error
+
+
+def _list_runs(results: Path) -> dict[ReleasedRun, Path]:
+    try:
+        files = sorted(path for path in results.iterdir() if path.suffix == ".tsv")
+    except OSError as error:
+        raise InputError(
+            f"{results}: cannot be read ({error.strerror}); put the runs' .tsv files there"
+        ) from error
+    if not files:
+        raise InputError(f"{results}: no .tsv file; put the runs' files there")
+    runs: dict[ReleasedRun, Path] = {}
+    for path in files:
+        match = RESULT_NAME.fullmatch(path.name)
+        if match is None:
+            raise InputError(
+                f"{path}: the name is not s{{size}}p{{P}}f{{F}}epoch{{E}}over3.tsv; rename or"
+                " remove the file"
+            )
+        run = ReleasedRun(match["size"], int(match["p"]), int(match["f"]), int(match["e"]))
+        if run in runs:
+            raise InputError(f"{path}: the same run as {runs[run].name}; remove one of them")
+        runs[run] = path
+    return dict(sorted(runs.items()))
+
+
+def parse_probabilities(
+    content: bytes, *, name: Path | str, labels: Sequence[str], instances: int
+) -> NDArray[np.float64]:
+    """Parse the file of one run.
+
+    Parameters
+    ----------
+    content : bytes
+        The file.
+    name : path
+        Its name, for errors.
+    labels : sequence of str
+        Classes: one column each.
+    instances : int
+        Number of rows that there must be.
+
+    Returns
+    -------
+    ndarray of float64, shape (instance, label)
+        Class probabilities.
+
+    Raises
+    ------
+    InputError
+        If there are more or fewer rows or columns, or a row has something that is no number, a
+        NaN, a value outside 0 to 1, or a sum that differs from 1 by more than 1e-3; names the
+        first such row, counted from 1.
+    """
+    columns = [str(position) for position in range(len(labels))]
+    try:
+        table = pa.csv.read_csv(
+            pa.BufferReader(content),
+            # Files are parsed side by side, which is faster than threads within a file.
+            read_options=pa.csv.ReadOptions(
+                use_threads=False, block_size=1 << 20, column_names=columns
+            ),
+            parse_options=pa.csv.ParseOptions(
+                delimiter="\t", quote_char=False, ignore_empty_lines=False
+            ),
+            convert_options=pa.csv.ConvertOptions(
+                column_types=dict.fromkeys(columns, pa.float64()), null_values=[]
+            ),
+        )
+    except pa.ArrowInvalid as error:
+        raise _parse_error(content, name, len(labels), instances) from error
+    if table.num_rows != instances:
+        raise _parse_error(content, name, len(labels), instances)
+    probability = np.empty((instances, len(labels)))
+    for position, column in enumerate(table.columns):
+        probability[:, position] = column.to_numpy()
+    if bad_row(probability, RANGE_TOLERANCE) is not None:
+        raise _parse_error(content, name, len(labels), instances)
+    return probability
+
+
+def _parse_error(content: bytes, name: Path | str, columns: int, instances: int) -> InputError:
+    """Find the first fault in a run's file, row by row: slow, but only for a bad file."""
+    lines = content.decode("utf-8", errors="replace").splitlines()
+    remedy = "restore the file"
+    for row, line in enumerate(lines[:instances], start=1):
+        fields = line.split("\t")
+        if len(fields) != columns:
+            return InputError(
+                f"{name}: row {row} has {len(fields)} columns, label_list has {columns} labels;"
+                f" {remedy}"
+            )
+        values = []
+        for field in fields:
+            try:
+                value = float(field)
+            except ValueError:
+                return InputError(f"{name}: row {row}: {field[:40]!r} is no number; {remedy}")
+            if math.isnan(value):
+                return InputError(f"{name}: row {row} has a NaN; {remedy}")
+            if not -RANGE_TOLERANCE <= value <= 1 + RANGE_TOLERANCE:
+                return InputError(f"{name}: row {row}: {field} is not between 0 and 1; {remedy}")
+            values.append(value)
+        if not abs(sum(values) - 1) <= ROW_SUM_TOLERANCE:
+            return InputError(f"{name}: row {row} sums to {sum(values):.6g}, not to 1; {remedy}")
+    if len(lines) != instances:
+        return InputError(
+            f"{name}: {len(lines)} rows, 'predict' in data.json has {instances} instances; {remedy}"
+        )
+    return InputError(f"{name}: is no table of numbers; {remedy}")
+
+
+def _read_run(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InputError(
+            f"{path}: cannot be read ({error.strerror}); restore or remove it"
+        ) from error
+
+
+def _workers() -> int:
+    # Each holds one run in memory; parsing, hashing and compressing leave the interpreter free.
+    return min(os.cpu_count() or 1, 8)

@@ -1,0 +1,234 @@
+"""The prediction stage: finetuned classifiers to the prediction tensor."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import logging
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from configs.errors import InputError
+from configs.folder import prepare_folder, recorded_experiment
+from configs.paths import (
+    classifier_file,
+    classifier_folder,
+    prepared_instances,
+    run_folder,
+    store_path,
+    vocabulary_file,
+)
+from configs.schema import Experiment, Task
+from finetune.classifier import build_classifier
+from finetune.inference import predict_probabilities
+from finetune.preparation import INPUTS, evaluation_frame, prepared_for
+from predict.tensor.creating import create_store
+from predict.tensor.writing import are_finished, finish_runs, finished_runs, write_run
+from pretrain.engine.divergence import has_diverged, log_skipped_runs
+from pretrain.engine.engine import assign_weights
+from pretrain.engine.saved_arrays import read_arrays
+from pretrain.jobs.claims import claimed
+from pretrain.jobs.sharing import Advance, share_out
+from pretrain.stage import largest_first
+from pretrain.text.wordpiece import read_vocabulary
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class PredictionItem:
+    """The predictions of one pretrained encoder on one task.
+
+    Attributes
+    ----------
+    task, size : str
+        Names.
+    pretrain_seed : int
+        Which encoder.
+    runs : tuple of (int, float)
+        Finetuning seeds and epochs to predict with.
+    """
+
+    task: str
+    size: str
+    pretrain_seed: int
+    runs: tuple[tuple[int, float], ...]
+
+
+def predict_experiment(experiment: Experiment, workers: int) -> None:
+    """Predict with every classifier whose slice is not in the tensor yet.
+
+    Parameters
+    ----------
+    experiment : Experiment
+        The whole experiment; its classifiers are finetuned.
+    workers : int
+        Processes to share the encoders out among.
+
+    Raises
+    ------
+    InputError
+        If there is no classifier at all.
+    """
+    output = prepare_folder(experiment)
+    items: list[PredictionItem] = []
+    absent: list[str] = []
+    diverged: list[Path] = []
+    present = 0
+    for task in experiment.tasks:
+        if not prepared_instances(output, task.name).is_file():
+            raise InputError(f"{output}: {task.name} is not finetuned; run python -m finetune")
+        store = store_path(output, task.name)
+        with claimed(experiment, f"store/{task.name}"):
+            _create(experiment, task, store)
+        finished = finished_runs(store)
+        present += len(finished)
+        for size in largest_first(experiment.sizes):
+            for pretrain_seed in experiment.pretrain_seeds:
+                runs = []
+                for seed in experiment.finetune_seeds:
+                    for epoch in experiment.finetuning.checkpoints:
+                        if (size.name, pretrain_seed, seed, epoch) in finished:
+                            continue
+                        if _is_whole(output, task, size.name, pretrain_seed, seed, epoch):
+                            runs.append((seed, epoch))
+                        elif given_up := _diverged(output, task, size.name, pretrain_seed, seed):
+                            diverged += given_up
+                        else:
+                            absent.append(
+                                f"{task.name}/{size.name}/p{pretrain_seed}f{seed}, epoch {epoch:g}"
+                            )
+                if runs:
+                    items.append(PredictionItem(task.name, size.name, pretrain_seed, tuple(runs)))
+    if not items and not present:
+        raise InputError(f"{output}: no classifier is finetuned yet; run python -m finetune")
+    log_skipped_runs("predicting", dict.fromkeys(diverged))
+    if absent:
+        logger.info(
+            "%d classifiers are not finetuned yet (%s first); run python -m finetune",
+            len(absent),
+            absent[0],
+        )
+    count = sum(len(item.runs) for item in items)
+    logger.info("predicting: %d runs to do, %d done before", count, present)
+    share_out(
+        predict_item,
+        experiment,
+        items,
+        is_done=is_predicted,
+        claim=lambda item: f"predict/{item.task}/{item.size}/p{item.pretrain_seed}",
+        steps=lambda item: len(item.runs),
+        workers=workers,
+        label="predicting",
+        unit="run",
+    )
+    for task in experiment.tasks:
+        logger.info("predictions: %s", store_path(output, task.name))
+
+
+def is_predicted(experiment: Experiment, item: PredictionItem) -> bool:
+    """Whether all runs of an item are marked finished in the tensor."""
+    return are_finished(
+        store_path(experiment.output, item.task),
+        size=item.size,
+        pretrain_seed=item.pretrain_seed,
+        runs=item.runs,
+    )
+
+
+def _is_whole(
+    output: Path, task: Task, size: str, pretrain_seed: int, seed: int, epoch: float
+) -> bool:
+    folders = (
+        classifier_folder(output, task.name, size, pretrain_seed, seed, fold)
+        for fold in range(task.folds or 1)
+    )
+    return all(classifier_file(folder, epoch).is_file() for folder in folders)
+
+
+def _diverged(output: Path, task: Task, size: str, pretrain_seed: int, seed: int) -> list[Path]:
+    """Folders of the runs without which a classifier cannot be, because they diverged."""
+    folders = [run_folder(output, size, pretrain_seed)] + [
+        classifier_folder(output, task.name, size, pretrain_seed, seed, fold)
+        for fold in range(task.folds or 1)
+    ]
+    return [folder for folder in folders if has_diverged(folder)]
+
+
+def _create(experiment: Experiment, task: Task, store: Path) -> None:
+    store.parent.mkdir(parents=True, exist_ok=True)
+    create_store(
+        store,
+        task=task.name,
+        sizes=[size.name for size in experiment.sizes],
+        instances=evaluation_frame(experiment, task.name),
+        labels=task.labels,
+        pretrain_seeds=experiment.pretrain_seeds,
+        finetune_seeds=experiment.finetune_seeds,
+        epochs=experiment.finetuning.checkpoints,
+        probability_dtype=experiment.prediction.probability,
+        configuration={"source": "experiment", **recorded_experiment(experiment)},
+        versions={
+            name: importlib.metadata.version(name)
+            for name in ("tensorflow", "keras", "keras-hub", "tokenizers", "datasets")
+        },
+    )
+
+
+@lru_cache(maxsize=1)
+def _classifier(experiment_json: str, task: str, size: str):  # type: ignore[no-untyped-def]
+    experiment = Experiment.model_validate_json(experiment_json)
+    return build_classifier(
+        experiment.size(size),
+        vocabulary=len(read_vocabulary(vocabulary_file(experiment.output))),
+        positions=experiment.pretraining.sequence_length,
+        labels=len(experiment.task(task).labels),
+        dropout=0.0,
+        gelu=experiment.gelu,
+    )
+
+
+def predict_item(experiment: Experiment, item: PredictionItem, advance: Advance) -> str:
+    """Predict with the classifiers of one encoder, and write their slices.
+
+    The slices are marked finished together, after the ensemble where it is complete.
+
+    Returns
+    -------
+    str
+        What was done, with the mean accuracy at the last of the epochs.
+    """
+    task = experiment.task(item.task)
+    store = store_path(experiment.output, item.task)
+    model = _classifier(experiment.model_dump_json(), item.task, item.size)
+    prepared = prepared_for(experiment, item.task)
+    accuracy = 0.0
+    for seed, epoch in item.runs:
+        probability = np.empty((len(prepared.evaluation["fold"]), len(task.labels)), np.float32)
+        for fold in range(prepared.folds):
+            folder = classifier_folder(
+                experiment.output, item.task, item.size, item.pretrain_seed, seed, fold
+            )
+            weights = classifier_file(folder, epoch)
+            found = read_arrays(weights, made_by="python -m finetune")
+            assign_weights(model, found, str(weights))
+            rows = prepared.predicted_rows(fold)
+            inputs = {name: prepared.evaluation[name][rows] for name in INPUTS}
+            probability[rows] = predict_probabilities(
+                model, inputs, experiment.prediction.batch_size
+            )
+        correct = write_run(
+            store,
+            size=item.size,
+            pretrain_seed=item.pretrain_seed,
+            finetune_seed=seed,
+            epoch=epoch,
+            probability=probability,
+        )
+        accuracy = float(correct.mean())
+        advance(1)
+    finish_runs(store, size=item.size, pretrain_seed=item.pretrain_seed, runs=item.runs)
+    name = f"{item.task}/{item.size}/p{item.pretrain_seed}"
+    return f"predicted {name}: {len(item.runs)} runs, accuracy of the last {accuracy:.4f}"

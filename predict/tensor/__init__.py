@@ -1,0 +1,1 @@
+"""The prediction tensor on disk: contract, creating, writing, opening, correctness."""

@@ -1,0 +1,1 @@
+"""Batches of pretraining: sentence pairs, masked tokens and static instances."""

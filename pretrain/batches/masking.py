@@ -1,0 +1,102 @@
+"""Masked tokens: which positions are predicted, and what the encoder sees there.
+
+Source: Devlin et al. (2019), Section 3.1 and Appendix A.1.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pretrain.engine.seeding import Draws
+
+
+@dataclass(frozen=True)
+class Masked:
+    """A batch after masking.
+
+    Attributes
+    ----------
+    token_ids : int32 array [row, position]
+        What the encoder sees.
+    mask_positions : int32 array [row, prediction]
+        Predicted positions in increasing order; 0 where there is no prediction.
+    mask_ids : int32 array [row, prediction]
+        The original tokens there; 0 where there is no prediction.
+    mask_weights : float32 array [row, prediction]
+        1 for a prediction, 0 for none.
+    """
+
+    token_ids: NDArray[np.int32]
+    mask_positions: NDArray[np.int32]
+    mask_ids: NDArray[np.int32]
+    mask_weights: NDArray[np.float32]
+
+
+def mask_tokens(
+    token_ids: NDArray[np.int32],
+    lengths: NDArray[np.int64],
+    maskable: NDArray[np.bool_],
+    *,
+    mask_id: int,
+    ordinary_ids: NDArray[np.int32],
+    masked_share: float,
+    max_masked: int,
+    rng: Draws,
+) -> Masked:
+    """Choose positions to predict, and replace 80% by [MASK], 10% by a random token.
+
+    A row of n tokens has `round(masked_share n)` predictions, at least 1 and at most
+    `max_masked` (and no more than it has maskable positions).
+
+    Parameters
+    ----------
+    token_ids : int32 array [row, position]
+        Sentence pairs with their special tokens, padded.
+    lengths : int64 array [row]
+        Tokens in each row, special ones included.
+    maskable : bool array [row, position]
+        Positions that may be predicted: neither special tokens nor padding.
+    mask_id : int
+        The id of [MASK].
+    ordinary_ids : int32 array [n]
+        Ids from which random replacements are drawn.
+    masked_share : float
+        Share of tokens to predict, 0.15 in BERT.
+    max_masked : int
+        Most predictions in a row, 20 in BERT at length 128.
+    rng : Draws
+        Where the draws come from.
+
+    Returns
+    -------
+    Masked
+    """
+    rows = np.arange(len(token_ids))[:, None]
+    count = np.clip(np.rint(masked_share * lengths).astype(np.int64), 1, max_masked)
+    count = np.minimum(count, maskable.sum(axis=1))
+    # A uniform key for each position: the smallest `count` of the maskable ones are a
+    # uniformly drawn subset.
+    keys = np.where(maskable, rng.random(token_ids.shape), 2.0)
+    width = min(max_masked, token_ids.shape[1])
+    order = np.argpartition(keys, width - 1, axis=1)[:, :width]
+    order = order[rows, np.argsort(keys[rows, order], axis=1)]
+    chosen = np.arange(width) < count[:, None]
+    # Unused places sort last, so that the predictions stand first and in order.
+    positions = np.sort(np.where(chosen, order, token_ids.shape[1]), axis=1)
+    positions = np.where(chosen, positions, 0)
+    originals = np.where(chosen, token_ids[rows, positions], 0)
+
+    fate = rng.random(positions.shape)
+    random_ids = ordinary_ids[rng.integers(len(ordinary_ids), size=positions.shape)]
+    shown = np.where(fate < 0.8, mask_id, np.where(fate < 0.9, random_ids, originals))
+    seen = token_ids.copy()
+    np.put_along_axis(seen, positions, np.where(chosen, shown, seen[rows, positions]), axis=1)
+    return Masked(
+        token_ids=seen.astype(np.int32),
+        mask_positions=positions.astype(np.int32),
+        mask_ids=originals.astype(np.int32),
+        mask_weights=chosen.astype(np.float32),
+    )

@@ -1,0 +1,100 @@
+"""Batches of masked sentence pairs: a pure function of corpus, seed and step."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from configs.schema import Experiment
+from pretrain.batches.masking import mask_tokens
+from pretrain.batches.sentence_pairs import draw_pairs
+from pretrain.batches.static_instances import StaticInstances
+from pretrain.engine.runs import Batch, Run
+from pretrain.engine.seeding import Draws, generator
+from pretrain.text.corpus import Corpus
+from pretrain.text.wordpiece import (
+    SPECIAL_TOKENS,
+)
+
+
+class PairBatches:
+    """Batches of masked sentence pairs: a pure function of corpus, seed and step.
+
+    With `masks: fresh`, every batch draws new pairs and masks. With `masks: {static: n}`, it
+    takes the next ones of a fixed set; see `pretrain.instances`.
+
+    Parameters
+    ----------
+    experiment : Experiment
+        Its `pretraining` settles shape and masking.
+    corpus : Corpus
+        The tokenized corpus.
+    vocabulary : list of str
+        Entries by id.
+    """
+
+    def __init__(self, experiment: Experiment, corpus: Corpus, vocabulary: list[str]) -> None:
+        self.settings = experiment.recipe
+        self.corpus = corpus
+        self.ids = {token: vocabulary.index(token) for token in SPECIAL_TOKENS}
+        self.instances: StaticInstances | None = None
+        if self.settings.masks != "fresh":
+            self.instances = StaticInstances(
+                corpus,
+                self.settings.masks.static,
+                sequence_length=self.settings.sequence_length,
+                max_masked=self.settings.max_masked,
+            )
+        special = set(self.ids.values())
+        self.ordinary = np.array(
+            [i for i in range(len(vocabulary)) if i not in special], dtype=np.int32
+        )
+
+    def __call__(self, run: Run, step: int) -> Batch:
+        """Make the batch of a run at a step.
+
+        Returns
+        -------
+        dict of str to array
+            `token_ids`, `segment_ids`, `padding_mask` int32 [row, position];
+            `mask_positions`, `mask_ids` int32 and `mask_weights` float32 [row, prediction];
+            `is_random` int32 [row].
+        """
+        s = self.settings
+        rng: Draws
+        if self.instances is None:
+            rng, starts = generator(run.seeds.order, step), None
+        else:
+            numbers = self.instances.visited(run.seeds.order, step, s.batch_size)
+            rng, starts = self.instances.draws(numbers), self.instances.starts(numbers)
+        pairs = draw_pairs(
+            self.corpus,
+            rows=s.batch_size,
+            sequence_length=s.sequence_length,
+            short_share=s.short_share,
+            random_next_share=s.random_next_share,
+            cls_id=self.ids["[CLS]"],
+            sep_id=self.ids["[SEP]"],
+            pad_id=self.ids["[PAD]"],
+            rng=rng,
+            starts=starts,
+        )
+        masked = mask_tokens(
+            pairs.token_ids,
+            pairs.lengths,
+            pairs.maskable,
+            mask_id=self.ids["[MASK]"],
+            ordinary_ids=self.ordinary,
+            masked_share=s.masked_share,
+            max_masked=s.max_masked,
+            rng=rng,
+        )
+        padding = np.arange(s.sequence_length) < pairs.lengths[:, None]
+        return {
+            "token_ids": masked.token_ids,
+            "segment_ids": pairs.segment_ids,
+            "padding_mask": padding.astype(np.int32),
+            "mask_positions": masked.mask_positions,
+            "mask_ids": masked.mask_ids,
+            "mask_weights": masked.mask_weights,
+            "is_random": pairs.is_random,
+        }

@@ -1,0 +1,164 @@
+"""Sentence pairs for next-sentence prediction, drawn at random from a tokenized corpus.
+
+Source: Devlin et al. (2019), Section 3.1 and Appendix A.2: a segment of consecutive
+sentences, followed half the time by the sentences that come next and half the time by
+sentences of another document; 10% of the pairs are cut to a random shorter length.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pretrain.engine.seeding import Draws
+from pretrain.text.corpus import Corpus
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Sentence pairs, padded.
+
+    Attributes
+    ----------
+    token_ids : int32 array [row, position]
+        `[CLS] A [SEP] B [SEP]` and padding.
+    segment_ids : int32 array [row, position]
+        1 on B and its [SEP], else 0.
+    lengths : int64 array [row]
+        Tokens in each row, special ones included.
+    maskable : bool array [row, position]
+        Tokens of A and B.
+    is_random : int32 array [row]
+        1 where B comes from another document, 0 where it follows A.
+    """
+
+    token_ids: NDArray[np.int32]
+    segment_ids: NDArray[np.int32]
+    lengths: NDArray[np.int64]
+    maskable: NDArray[np.bool_]
+    is_random: NDArray[np.int32]
+
+
+def draw_pairs(
+    corpus: Corpus,
+    *,
+    rows: int,
+    sequence_length: int,
+    short_share: float,
+    random_next_share: float,
+    cls_id: int,
+    sep_id: int,
+    pad_id: int,
+    rng: Draws,
+    starts: NDArray[np.int64] | None = None,
+) -> Pairs:
+    """Draw sentence pairs, with no loop over rows.
+
+    Each pair starts at a sentence drawn uniformly from those that another one follows in
+    their document. A takes a random number of the sentences that fit the target length, B
+    the rest of it. A pair that is too long for the row loses tokens of its longer side, one
+    by one, each from the front or the back with equal chance.
+
+    Parameters
+    ----------
+    corpus : Corpus
+        Tokens, and where sentences and documents begin.
+    rows : int
+        Pairs to draw.
+    sequence_length : int
+        Positions in a row, special tokens included.
+    short_share : float
+        Share of pairs with a target length drawn uniformly from 2 to the full length.
+    random_next_share : float
+        Share of pairs whose B comes from another document.
+    cls_id, sep_id, pad_id : int
+        Ids of the special tokens.
+    rng : Draws
+        Where the draws come from.
+    starts : int64 array [row], optional
+        Sentences to start at, each with a successor in its document; drawn where not given.
+
+    Returns
+    -------
+    Pairs
+    """
+    sentences, documents = corpus.sentences, corpus.documents
+    n_documents = len(documents) - 1
+    room = sequence_length - 3
+    short = rng.random(rows) < short_share
+    target = np.where(short, rng.integers(2, room + 1, size=rows), room)
+
+    if starts is None:
+        # The k-th sentence that has a successor is k + (documents that ended before it).
+        successors = corpus.successors
+        k = rng.integers(int(successors[-1]), size=rows)
+        document = np.searchsorted(successors, k, side="right") - 1
+        start = k + document
+    else:
+        document = np.searchsorted(documents, starts, side="right") - 1
+        start = starts
+    document_end = documents[document + 1]
+    chunk_end = _first_filled(sentences, start, target, document_end)
+    chunk_end = np.maximum(chunk_end, start + 2)
+    a_sentences = 1 + np.floor(rng.random(rows) * (chunk_end - start - 1)).astype(np.int64)
+    a_end = start + a_sentences
+    a_from, a_to = sentences[start], sentences[a_end]
+
+    is_random = rng.random(rows) < random_next_share
+    other = rng.integers(max(n_documents - 1, 1), size=rows)
+    other = np.where((other >= document) & (n_documents > 1), other + 1, other)
+    first, last = documents[other], documents[other + 1]
+    b_start = first + np.floor(rng.random(rows) * (last - first)).astype(np.int64)
+    b_room = np.maximum(target - (a_to - a_from), 1)
+    b_end = _first_filled(sentences, b_start, b_room, last)
+    b_from = np.where(is_random, sentences[b_start], a_to)
+    b_to = np.where(is_random, sentences[b_end], sentences[chunk_end])
+
+    a_length, b_length = _cut_longer(a_to - a_from, b_to - b_from, room)
+    a_cut = (a_to - a_from) - a_length
+    b_cut = (b_to - b_from) - b_length
+    a_from = a_from + rng.binomial(a_cut, 0.5)
+    b_from = b_from + rng.binomial(b_cut, 0.5)
+
+    column = np.arange(sequence_length)[None, :]
+    a, b = a_length[:, None], b_length[:, None]
+    in_a = (column >= 1) & (column <= a)
+    in_b = (column >= a + 2) & (column <= a + b + 1)
+    source = np.where(in_a, a_from[:, None] + column - 1, 0)
+    source = np.where(in_b, b_from[:, None] + column - a - 2, source)
+    token_ids = np.where(in_a | in_b, corpus.tokens[source], pad_id)
+    token_ids[:, 0] = cls_id
+    token_ids = np.where((column == a + 1) | (column == a + b + 2), sep_id, token_ids)
+    return Pairs(
+        token_ids=token_ids.astype(np.int32),
+        segment_ids=((column >= a + 2) & (column <= a + b + 2)).astype(np.int32),
+        lengths=a_length + b_length + 3,
+        maskable=in_a | in_b,
+        is_random=is_random.astype(np.int32),
+    )
+
+
+def _first_filled(
+    sentences: NDArray[np.int64],
+    start: NDArray[np.int64],
+    target: NDArray[np.int64],
+    limit: NDArray[np.int64],
+) -> NDArray[np.int64]:
+    """First sentence boundary at which `target` tokens have passed since `start`, or `limit`."""
+    end = np.searchsorted(sentences, sentences[start] + target, side="left")
+    return np.clip(end, start + 1, limit)
+
+
+def _cut_longer(
+    a: NDArray[np.int64], b: NDArray[np.int64], total: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Lengths after taking tokens one at a time from the longer side (from B on a tie)."""
+    excess = np.maximum(a + b - total, 0)
+    # First the longer side comes down to the other; what remains is shared evenly.
+    levelled = np.minimum(excess, np.abs(a - b))
+    a_cut = np.where(a > b, levelled, 0)
+    b_cut = np.where(a > b, 0, levelled)
+    rest = excess - levelled
+    return a - a_cut - rest // 2, b - b_cut - (rest + 1) // 2

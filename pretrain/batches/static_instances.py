@@ -1,0 +1,100 @@
+"""Static pretraining instances: a fixed set, made by rule and visited again and again.
+
+BERT's original pipeline (Devlin et al., 2019, released code) goes over the corpus
+`dupe_factor` times, each time with new pairs and masks, and writes the instances to files,
+which are shuffled and then read by every run. Here an instance is a function of the corpus
+and its number, so that none is stored; as there, the set is the same for all sizes and seeds,
+and the order in which a run visits it is the run's own.
+
+In each duplicate there is an instance for every `sequence_length - 3` tokens of the corpus,
+about as many as consecutive pairs of that length would fill. It starts at the first sentence
+that begins in its stretch of so many tokens. The stretches begin elsewhere in every duplicate.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pretrain.engine.seeding import RowDraws, derive_seed, generator, permuted
+from pretrain.text.corpus import Corpus
+
+# All runs see the same instances.
+_SEED = derive_seed("pretrain", "static instances")
+# Numbers that a pair draws besides those of its masks; see `draw_pairs`.
+_DRAWS_OF_A_PAIR = 8
+
+
+class StaticInstances:
+    """The instances of a corpus.
+
+    Parameters
+    ----------
+    corpus : Corpus
+        The tokenized corpus.
+    duplicates : int
+        Instances of each position, with pairs and masks of their own.
+    sequence_length, max_masked : int
+        Shape of an instance.
+
+    Attributes
+    ----------
+    positions : int
+        Instances in each duplicate.
+    count : int
+        Instances in all.
+    """
+
+    def __init__(
+        self, corpus: Corpus, duplicates: int, *, sequence_length: int, max_masked: int
+    ) -> None:
+        self._corpus = corpus
+        self._stride = sequence_length - 3
+        self._offsets = generator(_SEED, 0).integers(self._stride, size=duplicates)
+        self._draws = _DRAWS_OF_A_PAIR + sequence_length + 2 * min(max_masked, sequence_length)
+        self.positions = max(len(corpus.tokens) // self._stride, 1)
+        self.count = self.positions * duplicates
+
+    def visited(self, seed: int, step: int, rows: int) -> NDArray[np.int64]:
+        """Numbers of the instances that a run visits at a step.
+
+        Each epoch visits every instance once, in an order of its own. A batch that begins near
+        the end of an epoch goes on into the next one.
+
+        Parameters
+        ----------
+        seed : int
+            Of the run's order.
+        step, rows : int
+            Step from 0, instances at a step.
+
+        Returns
+        -------
+        int64 array [row]
+        """
+        visits = np.arange(step * rows, (step + 1) * rows)
+        epochs = visits // self.count
+        numbers = np.empty(rows, dtype=np.int64)
+        for epoch in np.unique(epochs):
+            here = epochs == epoch
+            numbers[here] = permuted(seed, int(epoch), visits[here] % self.count, self.count)
+        return numbers
+
+    def starts(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Sentences at which instances start; each has a successor in its document.
+
+        Returns
+        -------
+        int64 array [row]
+        """
+        duplicate, position = np.divmod(numbers, self.positions)
+        sentences, documents = self._corpus.sentences, self._corpus.documents
+        tokens = position * self._stride + self._offsets[duplicate]
+        start = np.minimum(np.searchsorted(sentences, tokens), len(sentences) - 2)
+        document = np.searchsorted(documents, start, side="right") - 1
+        return np.minimum(start, documents[document + 1] - 2)
+
+    def draws(self, numbers: NDArray[np.int64]) -> RowDraws:
+        """Random numbers with which the pairs and masks of instances are drawn."""
+        # Key 0 is the offsets'.
+        return RowDraws(_SEED, numbers + 1, self._draws)

@@ -1,0 +1,1 @@
+"""The BERT architecture: encoder, cost, and the weights of other layouts."""

@@ -1,0 +1,174 @@
+"""Encoders and classifiers as Hugging Face folders, which `transformers` loads."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+from safetensors.numpy import save_file
+from tokenizers import AddedToken
+
+from configs.errors import InputError
+from configs.schema import Size
+from pretrain.bert.encoder import Gelu
+from pretrain.bert.names import (
+    Weight,
+    classifier_weights,
+    encoder_weights,
+    masked_token_weights,
+    next_sentence_weights,
+)
+from pretrain.text.wordpiece import SPECIAL_TOKENS, add_pair_template, build_tokenizer
+
+# What `transformers` calls the tanh approximation, and the function itself.
+_ACTIVATION = {"tanh": "gelu_new", "erf": "gelu"}
+
+
+def export_checkpoint(
+    folder: Path,
+    weights: Mapping[str, NDArray[Any]],
+    *,
+    size: Size,
+    vocabulary: Sequence[str],
+    positions: int,
+    lowercase: bool,
+    gelu: Gelu,
+    dropout: float,
+    labels: Sequence[str] | None = None,
+) -> str:
+    """Write a folder with `config.json`, `model.safetensors`, `vocab.txt` and the tokenizer.
+
+    Parameters
+    ----------
+    folder : Path
+        Where to; it must not be there yet, or be empty.
+    weights : mapping of str to array
+        As pretraining or finetuning keeps them.
+    size : Size
+        The architecture.
+    vocabulary : sequence of str
+        Entries by id.
+    positions : int
+        The longest sequence.
+    lowercase : bool
+        Whether the tokenizer lowercases.
+    gelu : str
+        The encoder's activation.
+    dropout : float
+        The rate that a user of the folder trains on with.
+    labels : sequence of str, optional
+        Those of a classifier, in order; without them the weights are an encoder's, with the
+        heads that it has.
+
+    Returns
+    -------
+    str
+        The class of `transformers` that the folder is for.
+
+    Raises
+    ------
+    InputError
+        If the folder holds something, or the weights are of another architecture.
+    """
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise InputError(f"{folder}: is there already; give a folder that is not")
+    architecture, table = _architecture(weights, size, vocabulary, positions, labels)
+    arrays = {}
+    for weight in table:
+        value = weights.get(weight.path)
+        if value is None or value.shape != weight.shape:
+            found = "nothing" if value is None else f"shape {value.shape}"
+            raise InputError(
+                f"{folder}: {weight.path} should have shape {weight.shape}, found {found}; the "
+                "weights are of another architecture"
+            )
+        arrays[weight.hugging_face] = weight.for_hugging_face(value)
+    config: dict[str, Any] = {
+        "architectures": [architecture],
+        "model_type": "bert",
+        "vocab_size": len(vocabulary),
+        "hidden_size": size.hidden,
+        "num_hidden_layers": size.layers,
+        "num_attention_heads": size.heads,
+        "intermediate_size": size.feedforward,
+        "hidden_act": _ACTIVATION[gelu],
+        "hidden_dropout_prob": dropout,
+        "attention_probs_dropout_prob": dropout,
+        "max_position_embeddings": positions,
+        "type_vocab_size": 2,
+        "layer_norm_eps": 1e-12,
+        "pad_token_id": vocabulary.index("[PAD]"),
+    }
+    if labels is not None:
+        config |= {
+            "problem_type": "single_label_classification",
+            "id2label": {str(i): label for i, label in enumerate(labels)},
+            "label2id": {label: i for i, label in enumerate(labels)},
+        }
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = folder.with_name(f"{folder.name}.partial-{os.getpid()}")
+    partial.mkdir()
+    try:
+        save_file(arrays, partial / "model.safetensors", metadata={"format": "pt"})
+        _write_json(partial / "config.json", config)
+        _write_tokenizer(partial, list(vocabulary), positions, lowercase=lowercase)
+        partial.replace(folder)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    return architecture
+
+
+def _architecture(
+    weights: Mapping[str, NDArray[Any]],
+    size: Size,
+    vocabulary: Sequence[str],
+    positions: int,
+    labels: Sequence[str] | None,
+) -> tuple[str, list[Weight]]:
+    """Choose the class that has these heads, and list its weights."""
+    encoder = encoder_weights(size, vocabulary=len(vocabulary), positions=positions)
+    if labels is not None:
+        last = classifier_weights(size, labels=len(labels))
+        return "BertForSequenceClassification", [*encoder, *last]
+    masked = masked_token_weights(size, vocabulary=len(vocabulary))
+    following = next_sentence_weights(size)
+    there = (masked[0].path in weights, following[0].path in weights)
+    return {
+        (True, True): ("BertForPreTraining", [*encoder, *masked, *following]),
+        (True, False): ("BertForMaskedLM", [*encoder, *masked]),
+        (False, True): ("BertForNextSentencePrediction", [*encoder, *following]),
+        (False, False): ("BertModel", encoder),
+    }[there]
+
+
+def _write_json(file: Path, content: dict[str, Any]) -> None:
+    file.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _write_tokenizer(
+    folder: Path, vocabulary: list[str], positions: int, *, lowercase: bool
+) -> None:
+    (folder / "vocab.txt").write_text("\n".join(vocabulary) + "\n", encoding="utf-8")
+    tokenizer = build_tokenizer(vocabulary, lowercase=lowercase)
+    add_pair_template(tokenizer)
+    tokenizer.add_special_tokens(
+        [AddedToken(token, normalized=False, special=True) for token in SPECIAL_TOKENS]
+    )
+    tokenizer.save(str(folder / "tokenizer.json"))
+    _write_json(
+        folder / "tokenizer_config.json",
+        {
+            "tokenizer_class": "BertTokenizer",
+            "do_lower_case": lowercase,
+            "strip_accents": None,
+            "tokenize_chinese_chars": True,
+            "model_max_length": positions,
+            **{f"{token[1:-1].lower()}_token": token for token in SPECIAL_TOKENS},
+        },
+    )

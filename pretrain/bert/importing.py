@@ -1,0 +1,362 @@
+"""Checkpoints that others pretrained, as this project's weights.
+
+Google's layout is a folder with `bert_config.json`, `vocab.txt` and a TensorFlow-1 checkpoint
+(`bert_model.ckpt.index` and so on); Hugging Face's one with `config.json`, `vocab.txt` or
+`tokenizer.json`, and `model.safetensors` or `pytorch_model.bin`. Nothing in them is run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from configs.errors import InputError
+from configs.schema import Checkpoints, Size
+from pretrain.bert.names import Weight, encoder_weights, masked_token_weights, next_sentence_weights
+from pretrain.engine.saved_arrays import Arrays
+from pretrain.text.wordpiece import check_vocabulary, read_vocabulary
+
+_HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
+_SMALL = ["config.json", "bert_config.json", "vocab.txt", "tokenizer.json", "tokenizer_config.json"]
+_SAFE = ["model.safetensors", "*.ckpt*.index", "*.ckpt*.data-*"]
+_PICKLE = "pytorch_model.bin"
+
+
+@dataclass(frozen=True)
+class Imported:
+    """One checkpoint.
+
+    Attributes
+    ----------
+    weights : dict of str to float32 array
+        As pretraining keeps them: encoder and pooler, and those heads that were there.
+    vocabulary : list of str
+        Entries by id.
+    source : dict
+        Where it is from: `checkpoint`, the hub's commit `revision`, the file of its `weights`
+        and its `sha256`.
+    """
+
+    weights: Arrays
+    vocabulary: list[str]
+    source: dict[str, str | None]
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """Weights on disk under the names of their layout."""
+
+    file: Path
+    google: bool
+    names: Collection[str]
+    read: Callable[[str], NDArray[Any]]
+
+
+def read_checkpoint(checkpoint: str, size: Size, settings: Checkpoints) -> Imported:
+    """Read a checkpoint of one size.
+
+    Parameters
+    ----------
+    checkpoint : str
+        A folder, or the name of a model on the Hugging Face hub.
+    size : Size
+        The architecture that it must have.
+    settings : Checkpoints
+        What else it must agree with.
+
+    Returns
+    -------
+    Imported
+
+    Raises
+    ------
+    InputError
+        If it is not there, is damaged, is not BERT, is of another architecture, tokenizes
+        otherwise than `settings` says, or lacks its pooler.
+    """
+    folder, revision = find_checkpoint(checkpoint, settings.revision)
+    stored = _open(folder)
+    vocabulary = _vocabulary(folder)
+    _check_config(folder, size, settings, len(vocabulary), google=stored.google)
+    _check_case(folder, vocabulary, lowercase=settings.lowercase)
+    encoder = encoder_weights(size, vocabulary=len(vocabulary), positions=settings.sequence_length)
+    weights = {weight.path: _array(stored, weight) for weight in encoder}
+    for head in (
+        masked_token_weights(size, vocabulary=len(vocabulary)),
+        next_sentence_weights(size),
+    ):
+        if any(weight.name(google=stored.google) in stored.names for weight in head):
+            weights |= {weight.path: _array(stored, weight) for weight in head}
+    _check_tied(stored, weights["token_embedding/embeddings"])
+    with stored.file.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    source = {
+        "checkpoint": checkpoint,
+        "revision": revision,
+        "weights": stored.file.name,
+        "sha256": digest,
+    }
+    return Imported(weights, vocabulary, source)
+
+
+def find_checkpoint(checkpoint: str, revision: str | None) -> tuple[Path, str | None]:
+    """Find a checkpoint's folder: a local one, or that of the hub's copy in its cache.
+
+    Returns
+    -------
+    (Path, str or None)
+        The folder, and the hub's commit.
+
+    Raises
+    ------
+    InputError
+        If there is no such folder, and the hub does not give one.
+    """
+    folder = Path(checkpoint)
+    if folder.is_dir():
+        if revision is not None:
+            raise InputError(
+                f"pretraining.revision: {checkpoint} is a folder here, and has no revisions; "
+                "leave it out"
+            )
+        return folder, None
+    if not _HUB_NAME.fullmatch(checkpoint):
+        raise InputError(
+            f"{checkpoint}: no such folder, and no name of a model on the Hugging Face hub; "
+            "give either"
+        )
+    from huggingface_hub import snapshot_download
+
+    try:
+        fetched = Path(
+            snapshot_download(checkpoint, revision=revision, allow_patterns=[*_SMALL, *_SAFE])
+        )
+        # Only where there is nothing else: the hub often has the same weights several times.
+        if _weights_file(fetched) is None:
+            snapshot_download(checkpoint, revision=revision, allow_patterns=[_PICKLE])
+    except InputError:
+        raise
+    except Exception as error:
+        # The hub's client raises its own errors and those of the libraries under it.
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else ""
+        raise InputError(
+            f"{checkpoint}: is no folder here, and the Hugging Face hub did not give it "
+            f"({type(error).__name__}: {reason}); check the name and the network, or download "
+            "it and give the folder"
+        ) from error
+    return fetched, fetched.name
+
+
+def _weights_file(folder: Path) -> Path | None:
+    """Find the file that holds the weights, or the index of them; safe formats first."""
+    if (folder / "model.safetensors").is_file():
+        return folder / "model.safetensors"
+    indices = sorted(folder.glob("*.ckpt*.index"))
+    if len(indices) > 1:
+        raise InputError(
+            f"{folder}: holds {len(indices)} TensorFlow checkpoints ({indices[0].name} first); "
+            "leave one"
+        )
+    if indices:
+        return indices[0]
+    return folder / _PICKLE if (folder / _PICKLE).is_file() else None
+
+
+def _open(folder: Path) -> _Stored:
+    file = _weights_file(folder)
+    if file is None:
+        raise InputError(
+            f"{folder}: holds no model.safetensors, pytorch_model.bin or TensorFlow checkpoint "
+            "(bert_model.ckpt.index); give the folder of a BERT checkpoint"
+        )
+    try:
+        if file.suffix == ".index":
+            return _open_google(file)
+        arrays = _read_pickle(file) if file.name == _PICKLE else _read_safetensors(file)
+    except InputError:
+        raise
+    except Exception as error:
+        # Each of the three libraries has its own errors for a damaged file.
+        raise _damaged(file, error) from error
+    arrays = {_hugging_face_name(name): array for name, array in arrays.items()}
+    return _Stored(file, False, arrays.keys(), arrays.__getitem__)
+
+
+def _damaged(file: Path, error: Exception) -> InputError:
+    reason = (str(error).strip().splitlines() or [""])[0]
+    return InputError(f"{file}: is damaged ({type(error).__name__}: {reason}); get it again")
+
+
+def _open_google(index: Path) -> _Stored:
+    import tensorflow as tf
+
+    reader = tf.train.load_checkpoint(str(index.with_suffix("")))
+    return _Stored(index, True, reader.get_variable_to_shape_map().keys(), reader.get_tensor)
+
+
+def _read_safetensors(file: Path) -> Arrays:
+    # Teaches NumPy the type bfloat16; comes with TensorFlow.
+    import ml_dtypes  # noqa: F401
+    from safetensors.numpy import load_file
+
+    return dict(load_file(file))
+
+
+def _read_pickle(file: Path) -> Arrays:
+    try:
+        import torch
+    except ImportError as error:
+        raise InputError(
+            f"{file}: is read by PyTorch, which is not installed; install torch, or give a "
+            "checkpoint with model.safetensors or in Google's layout"
+        ) from error
+    # Unpickles tensors and nothing else.
+    state = torch.load(file, map_location="cpu", weights_only=True)
+    return {
+        name: tensor.float().numpy() for name, tensor in state.items() if tensor.is_floating_point()
+    }
+
+
+def _hugging_face_name(name: str) -> str:
+    """Bring names of early versions, and of an encoder saved without heads, to today's."""
+    name = re.sub(r"LayerNorm\.gamma$", "LayerNorm.weight", name)
+    name = re.sub(r"LayerNorm\.beta$", "LayerNorm.bias", name)
+    return re.sub(r"^(embeddings|encoder|pooler)\.", r"bert.\1.", name)
+
+
+def _array(stored: _Stored, weight: Weight) -> NDArray[np.float32]:
+    """Read one weight, checked."""
+    name, shape = weight.name(google=stored.google), weight.stored_shape(google=stored.google)
+    if name not in stored.names:
+        raise InputError(
+            f"{stored.file}: lacks {name}; give a checkpoint with its encoder and pooler whole"
+        )
+    try:
+        array = stored.read(name)
+    except Exception as error:
+        raise _damaged(stored.file, error) from error
+    if array.shape != shape:
+        raise InputError(
+            f"{stored.file}: {name} has shape {array.shape}, and its configuration says {shape}; "
+            "get the checkpoint again"
+        )
+    if not np.isfinite(array).all():
+        raise InputError(f"{stored.file}: {name} is not finite; get the checkpoint again")
+    return weight.ours(array, google=stored.google)
+
+
+def _check_tied(stored: _Stored, embedding: NDArray[np.float32]) -> None:
+    """Refuse a masked-token head that does not score entries by their embeddings."""
+    tied = "cls.predictions.decoder.weight"
+    if tied in stored.names and not np.array_equal(stored.read(tied), embedding):
+        raise InputError(
+            f"{stored.file}: {tied} differs from the token embeddings; its masked-token head is "
+            "not BERT's"
+        )
+
+
+def _vocabulary(folder: Path) -> list[str]:
+    """Read `vocab.txt`, or what newer versions of `transformers` write in its place."""
+    if (folder / "vocab.txt").is_file():
+        return read_vocabulary(folder / "vocab.txt")
+    file = folder / "tokenizer.json"
+    if not file.is_file():
+        raise InputError(f"{folder}: has no vocab.txt; put the checkpoint's own there")
+    model = _read_json(file).get("model")
+    entries = model.get("vocab") if isinstance(model, dict) else None
+    if not isinstance(entries, dict) or sorted(entries.values()) != list(range(len(entries))):
+        raise InputError(f"{file}: holds no WordPiece vocabulary; add the checkpoint's vocab.txt")
+    vocabulary = sorted(entries, key=lambda entry: entries[entry])
+    check_vocabulary(vocabulary, file)
+    return vocabulary
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{file}: cannot be read as JSON; get the checkpoint again") from error
+    if not isinstance(found, dict):
+        raise InputError(f"{file}: is no JSON object; get the checkpoint again")
+    return found
+
+
+def _check_config(
+    folder: Path, size: Size, settings: Checkpoints, vocabulary: int, *, google: bool
+) -> None:
+    """Refuse a checkpoint of another architecture than the experiment describes."""
+    names = ("bert_config.json", "config.json")
+    file = next((folder / name for name in names if (folder / name).is_file()), None)
+    if file is None:
+        raise InputError(
+            f"{folder}: has no {'bert_config.json' if google else 'config.json'}; put the "
+            "checkpoint's own there"
+        )
+    config = _read_json(file)
+    expected = {
+        "vocab_size": (vocabulary, "its vocabulary has"),
+        "num_hidden_layers": (size.layers, f"layers of size {size.name!r} are"),
+        "hidden_size": (size.hidden, f"hidden of size {size.name!r} is"),
+        "num_attention_heads": (size.heads, f"heads of size {size.name!r} are"),
+        "intermediate_size": (size.feedforward, f"intermediate of size {size.name!r} is"),
+        "max_position_embeddings": (
+            settings.sequence_length,
+            "pretraining.sequence_length is",
+        ),
+    }
+    for field, (value, whose) in expected.items():
+        if config.get(field) != value:
+            raise InputError(
+                f"{file}: {field} is {config.get(field)}, and {whose} {value}; "
+                "correct the experiment, or give another checkpoint"
+            )
+    # What BERT has and `transformers` writes only where it was changed.
+    fixed = {
+        "model_type": "bert",
+        "type_vocab_size": 2,
+        "layer_norm_eps": 1e-12,
+        "position_embedding_type": "absolute",
+        "is_decoder": False,
+    }
+    for field, constant in fixed.items():
+        if config.get(field, constant) != constant:
+            raise InputError(
+                f"{file}: {field} is {config[field]!r}, and BERT's is {constant!r}; this encoder "
+                "cannot be used here"
+            )
+    activation = config.get("hidden_act")
+    allowed = ("gelu",) if settings.gelu == "erf" else ("gelu", "gelu_new", "gelu_pytorch_tanh")
+    if activation not in allowed:
+        raise InputError(
+            f"{file}: hidden_act is {activation!r}, and pretraining.gelu {settings.gelu!r} allows "
+            f"{' or '.join(allowed)}"
+        )
+
+
+def _check_case(folder: Path, vocabulary: list[str], *, lowercase: bool) -> None:
+    """Refuse to tokenize otherwise than the checkpoint was pretrained with."""
+    file = folder / "tokenizer_config.json"
+    said = _read_json(file).get("do_lower_case") if file.is_file() else None
+    if said is not None and said != lowercase:
+        raise InputError(
+            f"{file}: do_lower_case is {said}, and pretraining.lowercase {lowercase}; give the "
+            f"experiment lowercase: {str(said).lower()}"
+        )
+    # Google's layout does not say; an uncased vocabulary has no capital letters.
+    capital = next(
+        (one for one in vocabulary if re.search("[A-Z]", one) and not one.startswith("[")), None
+    )
+    if said is None and (capital is None) != lowercase:
+        found = "no entry with a capital letter" if capital is None else f"the entry {capital!r}"
+        raise InputError(
+            f"{folder}: its vocabulary has {found}; give the experiment lowercase: "
+            f"{str(capital is None).lower()}"
+        )

@@ -1,0 +1,1 @@
+"""The training engine: runs, optimizer, initial weights, divergence, devices, saved arrays."""

@@ -1,0 +1,165 @@
+"""Runs whose loss diverges: when a run is given up, and what is kept of that."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from configs.atomic import write_text
+from configs.schema import Divergence
+
+logger = logging.getLogger(__name__)
+
+_RECORD = "diverged.json"
+
+
+class Diverged(Exception):
+    """A run that is given up.
+
+    Parameters
+    ----------
+    run : str
+        Name of the run.
+    step : int
+        Steps done when it was given up.
+    loss : float
+        Its loss then.
+    reason : str
+        What was seen.
+    """
+
+    def __init__(self, run: str, step: int, loss: float, reason: str) -> None:
+        super().__init__(run, step, loss, reason)
+        self.run = run
+        self.step = step
+        self.loss = loss
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.run}: {self.reason} at step {self.step}"
+
+
+@dataclass(frozen=True)
+class Watch:
+    """When a run is given up.
+
+    At once where its loss or a weight is not finite; otherwise when its loss has been above
+    `limit` at every one of `steps` steps in a row. A run that learns nothing, with the loss
+    of guessing, goes on: such runs are part of the variance under study.
+
+    Attributes
+    ----------
+    limit : float
+        In nats; several times the loss of guessing.
+    steps : int
+        How long the loss may stay there.
+    """
+
+    limit: float = float("inf")
+    steps: int = 1
+
+    @classmethod
+    def beyond_guessing(cls, settings: Divergence, guessing: float) -> Watch:
+        """Watch of a stage, given the loss of guessing in nats."""
+        return cls(settings.factor * guessing, settings.steps)
+
+    def check_losses(self, run: str, first: int, loss: NDArray[np.float32], above: int) -> int:
+        """Look at the losses of some steps.
+
+        Parameters
+        ----------
+        run : str
+            Name of the run.
+        first : int
+            Steps before these.
+        loss : float32 array [step]
+            Its loss at each.
+        above : int
+            For how many steps up to `first` the loss has been above the limit.
+
+        Returns
+        -------
+        int
+            The same count after these steps.
+
+        Raises
+        ------
+        Diverged
+        """
+        for i, value in enumerate(loss.tolist(), start=first + 1):
+            if not np.isfinite(value):
+                raise Diverged(run, i, value, f"the loss is {value}")
+            above = above + 1 if value > self.limit else 0
+            if above >= self.steps:
+                reason = f"the loss, {value:.3g}, has been above {self.limit:.3g} for {above} steps"
+                raise Diverged(run, i, value, reason)
+        return above
+
+    def check_weights(
+        self,
+        run: str,
+        step: int,
+        loss: NDArray[np.float32],
+        weights: Mapping[str, NDArray[Any]],
+    ) -> None:
+        """Look at the weights after a step: the loss of that step was taken before it.
+
+        Raises
+        ------
+        Diverged
+            If one is not finite.
+        """
+        for path, value in weights.items():
+            if not np.isfinite(value).all():
+                raise Diverged(run, step, float(loss[-1]), f"{path} is not finite")
+
+
+def divergence_file(folder: Path) -> Path:
+    """Record of a run that was given up; it is trained again when this is removed."""
+    return folder / _RECORD
+
+
+def record_divergence(folder: Path, diverged: Diverged, learning_rate: float) -> None:
+    """Keep in a run's folder that it was given up, at which step, and why."""
+    record = {
+        "run": diverged.run,
+        "step": diverged.step,
+        # JSON has no NaN.
+        "loss": diverged.loss if np.isfinite(diverged.loss) else str(diverged.loss),
+        "reason": diverged.reason,
+        "learning_rate": learning_rate,
+    }
+    write_text(divergence_file(folder), json.dumps(record, indent=2) + "\n")
+
+
+def has_diverged(folder: Path) -> bool:
+    """Whether the run of a folder was given up."""
+    return divergence_file(folder).is_file()
+
+
+def log_skipped_runs(stage: str, folders: Iterable[Path]) -> None:
+    """Say in one line which runs a stage leaves out because they diverged before.
+
+    Parameters
+    ----------
+    stage : str
+        What the line starts with.
+    folders : iterable of Path
+        Of runs that are not finished.
+    """
+    diverged = [divergence_file(folder) for folder in folders if has_diverged(folder)]
+    if diverged:
+        logger.info(
+            "%s: %d runs diverged before and are left out; to train one on from its last good "
+            "checkpoint, remove its record: %s",
+            stage,
+            len(diverged),
+            " ".join(map(str, diverged)),
+        )

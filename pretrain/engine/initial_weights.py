@@ -1,0 +1,58 @@
+"""Initial weights by seed: the same on every backend."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import truncnorm
+
+from pretrain.engine.seeding import generator
+
+Weights = dict[str, NDArray[Any]]
+
+
+def initial_weights(
+    shapes: Mapping[str, tuple[int, ...]],
+    seed: int,
+    standard_deviation: float,
+    known: Collection[str] = (),
+) -> Weights:
+    """Draw initial weights: the same on every backend.
+
+    Kernels and embeddings come from a normal distribution truncated at two standard
+    deviations; biases are 0 and LayerNorm scales 1 (Devlin et al., 2019).
+
+    Parameters
+    ----------
+    shapes : mapping of str to tuple
+        Shape of each variable by its path. The draw of a variable depends on the seed and
+        on its place among the sorted paths.
+    seed : int
+        From `pretrain.seeding.derive_seed`.
+    standard_deviation : float
+        Of the normal distribution before it is truncated; 0.02 in BERT.
+    known : collection of str
+        Paths that are not drawn, because their weights are from elsewhere; the draws of the
+        others do not depend on it.
+
+    Returns
+    -------
+    dict of str to float32 array
+        All but the known.
+    """
+    weights: Weights = {}
+    for place, path in enumerate(sorted(shapes)):
+        if path in known:
+            continue
+        shape = shapes[path]
+        if path.endswith("gamma"):
+            weights[path] = np.ones(shape, np.float32)
+        elif path.endswith(("beta", "bias")):
+            weights[path] = np.zeros(shape, np.float32)
+        else:
+            draws = truncnorm.rvs(-2, 2, size=shape, random_state=generator(seed, place))
+            weights[path] = (standard_deviation * draws).astype(np.float32)
+    return weights

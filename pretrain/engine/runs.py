@@ -1,0 +1,67 @@
+"""What distinguishes the runs of one architecture: seeds, learning rate, starting weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from numpy.typing import NDArray
+
+from pretrain.engine.seeding import derive_seed
+
+Batch = Mapping[str, NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Seeds:
+    """Seeds of one run: of its initial weights, of its data and of its dropout."""
+
+    init: int
+    order: int
+    dropout: int
+
+
+def run_seeds(stage: str, name: str) -> Seeds:
+    """Derive the seeds of a run from its stage and name.
+
+    Runs of different sizes share nothing, so that their predictions are independent, as
+    Theorem 1 asks.
+    """
+    return Seeds(*(derive_seed(stage, name, purpose) for purpose in ("init", "order", "dropout")))
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run: what distinguishes it from the other runs of its architecture.
+
+    Attributes
+    ----------
+    name : str
+        What the run is called in progress and errors, such as `mini/p3`.
+    folder : Path
+        Where its training state and event files are kept.
+    seeds : Seeds
+        What its draws are seeded with.
+    learning_rate : float
+        Peak learning rate.
+    start : mapping of str to array, optional
+        Starting weights by path; a variable that is not there is drawn from `seeds.init`.
+    """
+
+    name: str
+    folder: Path
+    seeds: Seeds
+    learning_rate: float
+    start: Mapping[str, NDArray[Any]] | None = None
+
+
+class Recorder(Protocol):
+    """Where the loss curves of a run go."""
+
+    def add_scalar(self, tag: str, data: float, step: int) -> None:
+        """Keep one value."""
+
+    def close(self) -> None:
+        """Write out what is kept."""

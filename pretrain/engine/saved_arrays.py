@@ -1,0 +1,178 @@
+"""Weights and training states on disk, written whole or not at all, with their checksums."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from configs.atomic import written_beside
+from configs.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+Arrays = dict[str, NDArray[Any]]
+
+_CHECKPOINT = re.compile(r"checkpoint-(\d+)\.safetensors$")
+_CHECKSUM = "sha256"
+_KEPT = 2
+
+
+def checksum(arrays: Mapping[str, NDArray[Any]]) -> str:
+    """SHA-256, in hexadecimal, of the names, types, shapes and bytes of named arrays."""
+    digest = hashlib.sha256()
+    for name, array in sorted(arrays.items()):
+        digest.update(f"{name}\0{array.dtype.name}\0{array.shape}\0".encode())
+        digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()
+
+
+def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Write named arrays and their checksum to a safetensors file, whole or not at all.
+
+    The file takes its place once it reads back right from the disk.
+
+    Raises
+    ------
+    InputError
+        If there is no space left, or the disk gives back something else than was written; what
+        was at `path` before is there still.
+    """
+    # Of a transposed view, safetensors would write the memory as it lies.
+    ordered = {name: np.asarray(array, order="C") for name, array in sorted(arrays.items())}
+    content = save(ordered, {_CHECKSUM: checksum(ordered)})
+    with written_beside(path) as partial:
+        with partial.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+            if hasattr(os, "posix_fadvise"):
+                # Otherwise it would be read back from memory.
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        try:
+            read_arrays(partial)
+        except InputError as error:
+            raise InputError(
+                f"{path}: reads back differently from what was written; check the disk, and run "
+                "the same command again"
+            ) from error
+
+
+def read_arrays(path: Path, made_by: str = "the stage that makes it") -> Arrays:
+    """Read named arrays, and check them against the checksum that was written with them.
+
+    Parameters
+    ----------
+    path : Path
+        A safetensors file. One without a checksum, from another program or an earlier version,
+        is taken as it is.
+    made_by : str
+        What to run for another one, for the error.
+
+    Raises
+    ------
+    InputError
+        If the file is missing, is not a whole safetensors file or does not match its checksum.
+    """
+    try:
+        with safe_open(path, framework="np") as file:
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            expected = (file.metadata() or {}).get(_CHECKSUM)
+    except (OSError, SafetensorError) as error:
+        if not path.exists():
+            raise InputError(f"{path}: is not there; run {made_by}") from error
+        raise InputError(
+            f"{path}: cannot be read as safetensors; remove it, and run {made_by}"
+        ) from error
+    if expected is not None and expected != checksum(arrays):
+        raise InputError(
+            f"{path}: is damaged, its content does not match its checksum; remove it, and run "
+            f"{made_by}"
+        )
+    return arrays
+
+
+def checkpoint_path(folder: Path, step: int) -> Path:
+    """Where the training state after `step` steps is kept."""
+    return folder / f"checkpoint-{step}.safetensors"
+
+
+def write_checkpoint(folder: Path, step: int, state: Mapping[str, NDArray[Any]]) -> None:
+    """Keep a run's training state, the one before it, and no older ones.
+
+    Parameters
+    ----------
+    folder : Path
+        The run's folder.
+    step : int
+        Steps done.
+    state : mapping of str to array
+        Everything that the next step depends on.
+
+    Raises
+    ------
+    InputError
+        As `write_arrays`; the states before it stay.
+    """
+    write_arrays(checkpoint_path(folder, step), state)
+    for _, older in [one for one in _checkpoints(folder) if one[0] <= step][:-_KEPT]:
+        older.unlink(missing_ok=True)
+
+
+def read_newest_checkpoint(folder: Path) -> tuple[int, Arrays] | None:
+    """Read the newest training state in a run's folder that is whole.
+
+    Each newer one that is damaged gets a line in the log.
+
+    Returns
+    -------
+    (int, dict of str to array) or None
+        Steps done, and the state; None if the run has to start anew.
+    """
+    damaged: list[Path] = []
+    found = None
+    for step, path in reversed(_checkpoints(folder)):
+        try:
+            found = step, read_arrays(path)
+            break
+        except InputError:
+            damaged.append(path)
+    instead = f"goes on from step {found[0]}" if found else "starts anew, none before it is whole"
+    for path in damaged:
+        logger.warning("%s: is truncated or damaged; the run %s", path, instead)
+    return found
+
+
+def remove_checkpoints(folder: Path) -> None:
+    """Remove a run's training states."""
+    for _, path in _checkpoints(folder):
+        path.unlink(missing_ok=True)
+
+
+def has_remains(folder: Path) -> bool:
+    """Whether there are training states or half-written files in a run's folder."""
+    return bool(_checkpoints(folder)) or any(folder.glob("*.partial-*"))
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove half-written files that a killed process left in a run's folder."""
+    for path in folder.glob("*.partial-*"):
+        path.unlink(missing_ok=True)
+
+
+def _checkpoints(folder: Path) -> list[tuple[int, Path]]:
+    """List steps and paths of a run's training states, oldest first."""
+    return sorted(
+        (int(match.group(1)), path)
+        for path in folder.glob("checkpoint-*.safetensors")
+        if (match := _CHECKPOINT.search(path.name))
+    )

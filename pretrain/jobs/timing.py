@@ -1,0 +1,135 @@
+"""Seconds that a training step takes on the devices present, from a few timed steps."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from configs.atomic import write_text
+from configs.schema import Experiment, Size
+from pretrain.jobs.sharing import Work, share_out
+
+TIMED_STEPS = 3
+TIMED_SECONDS = 0.5
+# A step that would take longer is timed with fewer rows, and its time scaled up.
+LONGEST_STEP = 3.0
+
+
+@dataclass(frozen=True)
+class Timing:
+    """What to time.
+
+    Attributes
+    ----------
+    size : str
+        Name of a size of the experiment.
+    rows : int
+        Sequences of a batch.
+    vocabulary, labels : int
+        Entries of the vocabulary, and a classifier's labels.
+    result : Path
+        Where the seconds are written.
+    """
+
+    size: str
+    rows: int
+    vocabulary: int
+    labels: int
+    result: Path
+
+
+def seconds_per_step(step: Callable[[int], None], rows: int) -> float:
+    """Time steps of so many rows.
+
+    Parameters
+    ----------
+    step : callable
+        Takes one step of as many rows as it is given.
+    rows : int
+        Rows of the steps whose time is wanted.
+
+    Returns
+    -------
+    float
+        Seconds a step: the mean of a few after the first, which compiles. If all rows would
+        take longer than three seconds, the time of a part of them, scaled up.
+    """
+    alone = _mean_seconds(step, 1)
+    fitting = max(1, min(rows, int(LONGEST_STEP / alone)))
+    return (_mean_seconds(step, fitting) if fitting > 1 else alone) * rows / fitting
+
+
+def _mean_seconds(step: Callable[[int], None], rows: int) -> float:
+    step(rows)
+    begun, taken, elapsed = time.perf_counter(), 0, 0.0
+    while taken < TIMED_STEPS or elapsed < TIMED_SECONDS:
+        step(rows)
+        taken, elapsed = taken + 1, time.perf_counter() - begun
+    return elapsed / taken
+
+
+def time_sizes(
+    work: Work,
+    experiment: Experiment,
+    sizes: Sequence[Size],
+    *,
+    rows: dict[str, int],
+    vocabulary: int,
+    labels: int = 0,
+    label: str,
+) -> dict[str, float]:
+    """Time a step of each size in a worker process, as the runs themselves are worked on.
+
+    Parameters
+    ----------
+    work : callable
+        Times one `Timing` and writes the seconds to its `result` by `keep_seconds`.
+    experiment : Experiment
+        The whole experiment; nothing is written to its folder.
+    sizes : sequence of Size
+        Which sizes.
+    rows : dict of str to int
+        Sequences of a batch by size.
+    vocabulary, labels : int
+        Entries of the vocabulary, and a classifier's labels.
+    label : str
+        What the progress bar says.
+
+    Returns
+    -------
+    dict of str to float
+        Seconds a step by size.
+    """
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        items = [
+            Timing(size.name, rows[size.name], vocabulary, labels, folder / f"{size.name}.json")
+            for size in sizes
+        ]
+        elsewhere = experiment.model_copy(update={"output": folder})
+        share_out(
+            work,
+            elsewhere,
+            items,
+            is_done=is_timed,
+            claim=lambda item: item.size,
+            steps=lambda item: 1,
+            workers=1,
+            label=label,
+            unit="size",
+        )
+        return {item.size: float(json.loads(item.result.read_text())) for item in items}
+
+
+def is_timed(experiment: Experiment, timing: Timing) -> bool:
+    """Whether the result of a timing is there."""
+    return timing.result.is_file()
+
+
+def keep_seconds(timing: Timing, seconds: float) -> None:
+    """Write the result of a timing."""
+    write_text(timing.result, json.dumps(seconds))

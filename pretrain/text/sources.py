@@ -1,0 +1,300 @@
+"""Rows of text and of labelled instances, from `datasets` or from the embedded world."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from configs.errors import FieldError, InputError
+from configs.schema import Corpus, Source, Text, World
+from pretrain.text.world import TASK_ROWS, corpus_rows
+
+# The space that ends a sentence; quotes and brackets that close before it belong to the sentence.
+_SENTENCE_END = re.compile(r"[.!?][\"')\]]*(\s+)(?=[\"'(\[]*[A-Z0-9])")
+_ROWS_AT_A_TIME = 50_000
+_DOCUMENTS_AT_A_TIME = 200
+
+
+def load_rows(source: Source, world: World | None) -> datasets.Dataset:
+    """Load the rows of a source.
+
+    Parameters
+    ----------
+    source : Source
+        A hub name, a builder with local files, or `world`.
+    world : World or None
+        The embedded world that `path: world` refers to.
+
+    Returns
+    -------
+    datasets.Dataset
+
+    Raises
+    ------
+    InputError
+        If the source cannot be read; the message names it.
+    """
+    if source.path == "world":
+        assert world is not None  # the schema refuses such a source without a world
+        if source.name == "corpus":
+            return datasets.Dataset.from_list(corpus_rows(world))
+        if source.name in TASK_ROWS:
+            return datasets.Dataset.from_list(TASK_ROWS[source.name](world, source.split))
+        names = ", ".join(["corpus", *TASK_ROWS])
+        raise InputError(f"world: has no {source.name!r}; name is one of {names}")
+    require_files(source)
+    try:
+        return datasets.load_dataset(
+            source.path,
+            source.name,
+            data_files=source.data_files,
+            split=source.split,
+            revision=source.revision,
+            **_builder_options(source),
+        )
+    except Exception as error:
+        # `datasets` raises whatever its readers raise; a user needs to know which source.
+        where = ", ".join(_files(source)) or source.path
+        # The error of its own that it puts around a reader's says nothing.
+        cause = error.__cause__ or error
+        reason = f"{type(cause).__name__} {cause}".strip().splitlines()[0]
+        raise InputError(
+            f"{where}: cannot be loaded ({reason}); check the source's path, files, field and split"
+        ) from error
+
+
+def require_files(source: Source) -> None:
+    """Check that the local files of a source are there, without reading them.
+
+    Raises
+    ------
+    InputError
+        If one is not; the message names it, and where it can be had.
+    """
+    for file in _files(source):
+        pattern = "://" in file or any(character in file for character in "*?[")
+        if not pattern and not Path(file).is_file():
+            had = f", from {source.origin}" if source.origin is not None else ""
+            raise InputError(f"{file}: no such file in {Path.cwd()}; put it there{had}")
+
+
+def _files(source: Source) -> list[str]:
+    files = source.data_files or []
+    return [files] if isinstance(files, str) else files
+
+
+def _builder_options(source: Source) -> dict[str, Any]:
+    """Options of a builder of `datasets` that the source asks for."""
+    options: dict[str, Any] = {} if source.field is None else {"field": source.field}
+    if source.path == "csv":
+        # Else pandas would take words such as "null" and "NA" for missing text.
+        options |= {"keep_default_na": False, "na_values": [""]}
+        if source.delimiter is not None:
+            options["sep"] = source.delimiter
+        if source.quoting == "none":
+            options["quoting"] = csv.QUOTE_NONE
+        if source.columns is not None:
+            options["column_names"] = source.columns
+    return options
+
+
+@dataclass(frozen=True)
+class Texts:
+    """One source of the corpus: rows on disk, of which any stretch can be read.
+
+    Attributes
+    ----------
+    text : Text
+        What the experiment says of the source.
+    rows : datasets.Dataset
+        Its text columns alone, memory-mapped.
+    field : str
+        The source's place in the experiment, for errors.
+    """
+
+    text: Text
+    rows: datasets.Dataset
+    field: str
+
+    def __len__(self) -> int:
+        """Documents, those without text included."""
+        return -(-len(self.rows) // self.text.rows_per_document)
+
+    def sizes(self) -> NDArray[np.int64]:
+        """Bytes of text in each document, without reading the text itself."""
+        per_document = self.text.rows_per_document
+        rows = self.rows.with_format("arrow")
+        step = max(_ROWS_AT_A_TIME // per_document, 1) * per_document
+        found = [np.empty(0, dtype=np.int64)]
+        for first in range(0, len(self.rows), step):
+            table = rows[first : first + step]
+            lengths = np.zeros(len(table), dtype=np.int64)
+            for column in table.columns:
+                if not pa.types.is_null(column.type):
+                    lengths += pc.fill_null(pc.binary_length(column), 0).to_numpy()
+            found.append(np.add.reduceat(lengths, np.arange(0, len(lengths), per_document)))
+        return np.concatenate(found)
+
+    def documents(self, first: int, last: int) -> Iterator[list[str]]:
+        """Documents `first` to `last - 1`, each a list of its sentences; empty ones are left out.
+
+        Yields
+        ------
+        list of str
+        """
+        per_document = self.text.rows_per_document
+        rows = self.rows.with_format("arrow")
+        by_lines = self.text.sentences == "lines"
+        for begin in range(first, last, _DOCUMENTS_AT_A_TIME):
+            end = min(begin + _DOCUMENTS_AT_A_TIME, last)
+            table = rows[begin * per_document : end * per_document]
+            columns = [column.to_pylist() for column in table.columns]
+            texts = zip(*columns, strict=True)
+            while group := list(itertools.islice(texts, per_document)):
+                sentences = [
+                    sentence
+                    for row in group
+                    for text in row
+                    if text
+                    for line in text.splitlines()
+                    for sentence in ((line.strip(),) if by_lines else split_sentences(line))
+                    if sentence
+                ]
+                if sentences:
+                    yield sentences
+
+
+def split_sentences(line: str) -> list[str]:
+    """Split a line after `.`, `!` and `?` where a capital or a figure follows.
+
+    Returns
+    -------
+    list of str
+        Stripped; a sentence keeps the quotes and brackets that close it.
+    """
+    begin = 0
+    sentences = []
+    for space in _SENTENCE_END.finditer(line):
+        sentences.append(line[begin : space.start(1)].strip())
+        begin = space.end(1)
+    sentences.append(line[begin:].strip())
+    return sentences
+
+
+def open_texts(corpus: Corpus, world: World | None) -> list[Texts]:
+    """Open every source of a corpus.
+
+    Raises
+    ------
+    InputError
+        If a source cannot be read, or a column that the corpus names is not there or does
+        not hold text; the message names the source.
+    """
+    found = []
+    for i, source in enumerate(corpus.sources):
+        field = f"corpus.sources.{i}"
+        try:
+            rows = load_rows(source, world)
+        except InputError as error:
+            raise FieldError(f"{field}: {error.message}") from error
+        missing = [column for column in source.text if column not in rows.column_names]
+        if missing:
+            raise FieldError(
+                f"{field}.text: {_place(source)} has no column {missing[0]!r}; "
+                f"its columns are {', '.join(rows.column_names)}"
+            )
+        rows = rows.select_columns(source.text)
+        for column in source.text:
+            kind = rows.data.schema.field(column).type
+            # A column that is empty everywhere has no type.
+            if not any(is_(kind) for is_ in (_is_string, pa.types.is_null)):
+                raise FieldError(
+                    f"{field}.text: the column {column!r} of {_place(source)} does not hold text "
+                    f"but {kind}; name a column of text"
+                )
+        found.append(Texts(source, rows, field))
+    return found
+
+
+def _is_string(kind: pa.DataType) -> bool:
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
+
+
+def _place(source: Source) -> str:
+    files = [source.data_files] if isinstance(source.data_files, str) else source.data_files
+    return ", ".join(files) if files else source.path
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """Documents of one source that follow each other.
+
+    Attributes
+    ----------
+    source : int
+        Which of the sources.
+    first, last : int
+        The first document, and the one after the last.
+    size : int
+        Bytes of text.
+    """
+
+    source: int
+    first: int
+    last: int
+    size: int
+
+
+def cut(sizes: Sequence[NDArray[np.int64]], most: int) -> list[Stretch]:
+    """Cut the sources of a corpus into stretches of whole documents.
+
+    Parameters
+    ----------
+    sizes : sequence of int64 array [document]
+        Bytes of text in the documents of each source.
+    most : int
+        A stretch ends with the document that brings it to so many bytes, or with its source.
+    """
+    stretches = []
+    for source, one in enumerate(sizes):
+        ends = np.cumsum(one)
+        first = done = 0
+        while first < len(one):
+            last = min(int(np.searchsorted(ends, done + most)) + 1, len(one))
+            stretches.append(Stretch(source, first, last, int(ends[last - 1]) - done))
+            first, done = last, int(ends[last - 1])
+    return stretches
+
+
+def sample_documents(texts: Sequence[Texts], most: int) -> Iterator[list[str]]:
+    """Documents of all sources, or of a sample spread evenly over them.
+
+    Parameters
+    ----------
+    texts : sequence of Texts
+        The sources.
+    most : int
+        Bytes of text; a larger corpus is cut into stretches of a thousandth of that, of which
+        every so many-th is taken.
+
+    Yields
+    ------
+    list of str
+        The sentences of a document.
+    """
+    stretches = cut([one.sizes() for one in texts], max(most // 1000, 1))
+    share = min(most / max(sum(one.size for one in stretches), 1), 1.0)
+    for i, one in enumerate(stretches):
+        if int((i + 1) * share) > int(i * share):
+            yield from texts[one.source].documents(one.first, one.last)

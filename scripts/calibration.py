@@ -1,0 +1,269 @@
+"""How often the lower confidence bound holds, in simulations with known decaying fractions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import expit
+
+from analysis.bootstrap.bounds import resample_pairs
+from analysis.bootstrap.confidence_bound import pair_confidence_bounds
+from analysis.bootstrap.draws import Resampling
+from analysis.bootstrap.intervals import interval, repeated_draws
+from analysis.statistics.counts import Counts
+from analysis.statistics.decay import decay_bound, decay_curves
+from analysis.statistics.multisets import multisets
+
+INSTANCE_SEED = 1
+"""Seed of the instances' difficulties, which are the same in all simulations of a scenario."""
+
+TOLERANCE = 1e-12
+"""Rounding error up to which a bound counts as not above what it bounds."""
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """A distribution of prediction tensors of two sizes.
+
+    The logit of an instance's accuracy is normal with mean 1 and standard deviation 2; a decaying
+    instance's is lower by 2 for the larger size.
+
+    Attributes
+    ----------
+    name : str
+        What it stands for.
+    seeds : int
+        Pretraining seeds of each size, even.
+    runs : int
+        Finetuning runs of each; 1 stands for ensembles.
+    decaying : float
+        Fraction of instances that decay.
+    improving : float
+        Rise of the logit of all other instances.
+    ability : float
+        Standard deviation of a seed's effect on the logits of all instances at once.
+    failing : float
+        Probability that a seed fails: its logits are lower by 3.
+    instance_effect : float
+        Standard deviation of a pretraining seed's effect on the logit of one instance, which its
+        runs share.
+    groups : int
+        If not 0, the instances fall into so many groups, and a model is right on all instances of
+        a group or on none, with probability 0.7 for either size.
+    all_or_none : bool
+        The counter-example to Theorem 1 for runs: accuracy 0.9 everywhere, runs of the smaller
+        size independent, and those of a pretraining seed of the larger size all right or all
+        wrong.
+    """
+
+    name: str
+    seeds: int
+    runs: int = 1
+    decaying: float = 0.0
+    improving: float = 0.0
+    ability: float = 0.0
+    failing: float = 0.0
+    instance_effect: float = 0.0
+    groups: int = 0
+    instances: int = 500
+    all_or_none: bool = False
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What happened in the simulations of one scenario.
+
+    Attributes
+    ----------
+    scenario : Scenario
+    decaying : float
+        True decaying fraction.
+    expected_gap : float
+        Largest expected gap over the thresholds, at least 0, of independent predictions: what
+        Theorem 1 allows to claim. Estimated by the mean over the simulations.
+    bound : float
+        Mean of the published bound.
+    bound_above : float
+        Share of simulations whose published bound is above the decaying fraction.
+    lower : float
+        Mean of the lower confidence bound.
+    coverage : float
+        Share of simulations whose lower confidence bound is at most the decaying fraction.
+    coverage_of_gap : float
+        Share of simulations whose lower confidence bound is at most `expected_gap`, a stricter
+        demand.
+    """
+
+    scenario: Scenario
+    decaying: float
+    expected_gap: float
+    bound: float
+    bound_above: float
+    lower: float
+    coverage: float
+    coverage_of_gap: float
+
+
+def simulate(
+    scenario: Scenario, random: np.random.Generator
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8], float]:
+    """Draw the right runs of both sizes.
+
+    Parameters
+    ----------
+    scenario : Scenario
+    random : numpy.random.Generator
+        Draws everything but the instances' difficulties.
+
+    Returns
+    -------
+    smaller, larger : ndarray of uint8, each of shape [instance, seed]
+        Right runs, 0..`scenario.runs`.
+    decaying : float
+        True fraction of decaying instances. Both sizes have the same distribution of effects, so
+        that an instance decays where its logit is lower.
+    """
+    instances = scenario.instances
+    shape = (instances, scenario.seeds)
+    if scenario.all_or_none:
+        smaller = random.binomial(scenario.runs, 0.9, shape)
+        larger = scenario.runs * random.binomial(1, 0.9, shape)
+        return smaller.astype(np.uint8), larger.astype(np.uint8), 0.0
+    if scenario.groups:
+        group = np.arange(instances) * scenario.groups // instances
+        sides = random.binomial(1, 0.7, (2, scenario.groups, scenario.seeds))[:, group]
+        return sides[0].astype(np.uint8), sides[1].astype(np.uint8), 0.0
+    logit = np.random.default_rng(INSTANCE_SEED).normal(1.0, 2.0, (instances, 1))
+    decaying = np.arange(instances) < round(scenario.decaying * instances)
+    change = np.where(decaying, -2.0, scenario.improving)[:, None]
+    drawn = []
+    for logits in (logit, logit + change):
+        effect = scenario.ability * random.normal(size=(1, scenario.seeds))
+        effect = effect - 3.0 * (random.random((1, scenario.seeds)) < scenario.failing)
+        own = scenario.instance_effect * random.normal(size=shape)
+        drawn.append(random.binomial(scenario.runs, expit(logits + effect + own)))
+    return drawn[0].astype(np.uint8), drawn[1].astype(np.uint8), float(decaying.mean())
+
+
+def calibrate(
+    scenario: Scenario,
+    simulations: int,
+    replicates: int,
+    seed: int,
+    advance: Callable[[int], Hashable] = lambda _: None,
+) -> Calibration:
+    """Simulate a scenario and count how often the lower confidence bound holds.
+
+    Parameters
+    ----------
+    scenario : Scenario
+    simulations : int
+        Number of simulated tensors.
+    replicates : int
+        Replicates of the Multi-Bootstrap of each.
+    seed : int
+        Seed of all draws.
+    advance : callable, optional
+        Told 1 after each simulation (for a progress bar).
+
+    Returns
+    -------
+    Calibration
+    """
+    random = np.random.Generator(np.random.Philox(seed))
+    bounds, lowers, gaps = [], [], []
+    truth = 0.0
+    for number in range(simulations):
+        smaller, larger, truth = simulate(scenario, random)
+        curves = decay_curves(multisets(smaller), multisets(larger), scenario.runs)
+        bounds.append(decay_bound(curves).bound)
+        resampling = Resampling(replicates, seed + number)
+        found = bound_of_counts(smaller, larger, scenario.runs, resampling)
+        lowers.append(found[0])
+        gaps.append(found[1])
+        advance(1)
+    lower = np.array(lowers)
+    expected = max(float(np.mean(gaps, axis=0).max()), 0.0)
+    return Calibration(
+        scenario=scenario,
+        decaying=truth,
+        expected_gap=expected,
+        bound=float(np.mean(bounds)),
+        bound_above=float(np.mean(np.array(bounds) > truth + TOLERANCE)),
+        lower=float(lower.mean()),
+        coverage=float(np.mean(lower <= truth + TOLERANCE)),
+        coverage_of_gap=float(np.mean(lower <= expected + TOLERANCE)),
+    )
+
+
+def interval_coverage(
+    scenario: Scenario, simulations: int, replicates: int, seed: int
+) -> NDArray[np.float64]:
+    """Simulate a scenario and count how often the intervals of `thresholds` hold.
+
+    Parameters
+    ----------
+    scenario : Scenario
+    simulations : int
+        Number of simulated tensors.
+    replicates : int
+        Replicates of the Multi-Bootstrap of each.
+    seed : int
+        Seed of all draws.
+
+    Returns
+    -------
+    ndarray of float64, shape [threshold]
+        For the lattice values from -1 to 0, the share of simulations whose interval of discovery
+        less baseline holds the expectation of the difference, estimated by its mean.
+    """
+    random = np.random.Generator(np.random.Philox(seed))
+    names, positions = ("smaller", "larger"), (tuple(range(scenario.seeds)),) * 2
+    upto = scenario.seeds * scenario.runs + 1
+    estimates, ends = [], []
+    for number in range(simulations):
+        smaller, larger, _ = simulate(scenario, random)
+        curves = decay_curves(multisets(smaller), multisets(larger), scenario.runs)
+        estimates.append((curves.discovery - curves.baseline)[:upto])
+        counts = Counts(names, positions, (smaller, larger), scenario.runs)
+        resampling = Resampling(replicates, seed + number)
+        found = resample_pairs(counts, (0, 1), scenario.seeds, resampling)[0, 1].decay
+        weights = [resampling.seed_weights(size, scenario.seeds) for size in (0, 1)]
+        repeats = np.column_stack([repeated_draws(side) for side in weights])
+        ends.append(interval(estimates[-1], found, repeats, scenario.seeds, (-1, 1)))
+    expected = np.mean(estimates, axis=0)
+    low, high = np.array(ends).transpose(1, 0, 2)
+    held = (low <= expected + TOLERANCE) & (expected <= high + TOLERANCE)
+    return held.mean(axis=0)
+
+
+def bound_of_counts(
+    smaller: NDArray[np.unsignedinteger],
+    larger: NDArray[np.unsignedinteger],
+    runs: int,
+    resampling: Resampling,
+) -> tuple[float, NDArray[np.float64]]:
+    """Compute the lower confidence bound on the fraction that decays between two sizes.
+
+    Parameters
+    ----------
+    smaller, larger : ndarray of unsigned int, each of shape [instance, seed]
+        Right runs, 0..`runs`, of an even number of seeds.
+    runs : int
+        Runs of one pretraining seed.
+    resampling : Resampling
+
+    Returns
+    -------
+    lower : float
+    gaps : ndarray of float64, shape [threshold]
+        At the thresholds t < 0, with one run of each seed.
+    """
+    seeds = smaller.shape[1]
+    counts = Counts(("smaller", "larger"), (tuple(range(seeds)),) * 2, (smaller, larger), runs)
+    resampled = resample_pairs(counts, (0, 1), seeds, resampling)
+    decay, _ = pair_confidence_bounds(counts, seeds, resampled, resampling)[0, 1]
+    return decay.lower, decay.expected

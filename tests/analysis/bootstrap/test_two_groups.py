@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from analysis.bootstrap.draws import cluster_weights, draw_indices, weights_of
+from analysis.bootstrap.two_groups import multibootstrap, weighted_scores
+
+
+@pytest.mark.parametrize("resample_instances", [False, True])
+def test_replicates_equal_their_definition(resample_instances: bool) -> None:
+    random = np.random.default_rng(0)
+    scores = random.random((30, 5))
+    seeds = draw_indices(5, 40, (1,))
+    instances = draw_indices(30, 40, (2,))
+    weights = cluster_weights(instances, np.arange(30)) if resample_instances else None
+    found = weighted_scores(scores, weights_of(seeds, 5), weights)
+    for replicate in range(40):
+        by_seed = []
+        for seed in seeds[replicate]:
+            rows = instances[replicate] if resample_instances else range(30)
+            by_seed.append(sum(scores[row, seed] for row in rows) / 30)
+        assert found[replicate] == pytest.approx(sum(by_seed) / 5, abs=1e-12)
+
+
+def test_paired_groups_draw_the_same_seeds() -> None:
+    random = np.random.default_rng(1)
+    base = random.random((20, 6))
+    # A constant step on every seed: without noise of its own only where the seeds are the same.
+    paired = multibootstrap(base, base + 0.1, paired=True, replicates=200)
+    np.testing.assert_allclose(paired.difference, 0.1, atol=1e-12)
+    assert paired.p_value == 1 / 200
+    unpaired = multibootstrap(base, base + 0.1, replicates=200)
+    assert unpaired.difference.std() > 1e-3
+    assert unpaired.estimate == pytest.approx(0.1)
+
+
+def test_p_value_counts_replicates_without_increase() -> None:
+    random = np.random.default_rng(2)
+    base, other = random.random((15, 4)), random.random((15, 4))
+    found = multibootstrap(base, other, replicates=500)
+    assert found.p_value == np.mean([b <= a for a, b in zip(found.base, found.other, strict=True)])
+    exchanged = multibootstrap(other, base, replicates=500)
+    assert 0 < exchanged.p_value < 1
+    same = multibootstrap(base, base, replicates=50, paired=True)
+    assert same.p_value == 1.0
+
+
+def test_clusters_are_drawn_whole() -> None:
+    clusters = np.array([0, 1, 0, 2, 1, 0])
+    drawn = draw_indices(3, 100, (3,))
+    weights = cluster_weights(drawn, clusters)
+    for replicate in range(100):
+        for cluster in range(3):
+            expected = list(drawn[replicate]).count(cluster)
+            assert set(weights[clusters == cluster, replicate]) == {expected}
+    # Instances of one cluster with the same scores count as one: clusters widen the spread.
+    random = np.random.default_rng(4)
+    scores = np.repeat(random.random((25, 1)), 8, axis=0) * np.ones((1, 3))
+    whole = multibootstrap(
+        scores * 0, scores, clusters=np.repeat(np.arange(25), 8), replicates=2000
+    )
+    single = multibootstrap(scores * 0, scores, replicates=2000)
+    ratio = whole.difference.std() / single.difference.std()
+    assert ratio == pytest.approx(np.sqrt(8), rel=0.1)
+
+
+def test_spread_of_seeds_is_that_of_their_mean() -> None:
+    random = np.random.default_rng(5)
+    by_seed = random.normal(size=(1, 12))
+    scores = np.repeat(by_seed, 4, axis=0)
+    found = multibootstrap(scores * 0, scores, resample_instances=False, replicates=20_000)
+    assert found.difference.std() == pytest.approx(by_seed.std() / np.sqrt(12), rel=0.03)
+
+
+def test_the_same_seed_gives_the_same_replicates() -> None:
+    scores = np.random.default_rng(6).random((2, 10, 4))
+    first, second = (multibootstrap(*scores, seed=9).difference for _ in range(2))
+    np.testing.assert_array_equal(first, second)
+    assert np.any(first != multibootstrap(*scores, seed=10).difference)
+
+
+@pytest.mark.parametrize(
+    ("base", "other", "options", "problem"),
+    [
+        ((4, 2), (5, 2), {}, "same instances"),
+        ((4, 0), (4, 2), {}, "need seeds"),
+        ((4, 2), (4, 3), {"paired": True}, "same seeds"),
+        ((4, 2), (4, 2), {"clusters": np.zeros(3, dtype=int)}, "cluster"),
+    ],
+)
+def test_groups_that_do_not_match_are_refused(
+    base: tuple[int, int], other: tuple[int, int], options: dict, problem: str
+) -> None:
+    with pytest.raises(ValueError, match=problem):
+        multibootstrap(np.zeros(base), np.zeros(other), **options)

@@ -1,0 +1,191 @@
+from __future__ import annotations
+
+from itertools import combinations, pairwise
+from pathlib import Path
+
+import matplotlib.colors
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.collections import LineCollection
+from matplotlib.figure import Figure
+
+from analysis.figures.catalogue import RenderedFigure, all_figures
+from analysis.figures.decay import decay_cumulative_figure, decay_grid_figure
+from analysis.figures.density import instance_difference_figure
+from analysis.figures.style import BASELINE, OBSERVED, shortened, size_styles, style, to_png
+from analysis.figures.variance import pretrain_variance_figure, variance_given_bias_figure
+from analysis.predictions.comparisons import Comparison, Comparisons, compare_sizes
+from analysis.predictions.reading import TaskPredictions, read_task
+from analysis.statistics.decay import decay_bound
+from analysis.tables.table import Table
+from analysis.tables.tables import variance_given_bias_table
+from predict.tensor.opening import open_store
+from tests.analysis.simulation import simulate_probability, write_store
+
+SIZES = {"mini": 0.4, "base": 1.0, "large": 1.6}
+
+Inputs = tuple[TaskPredictions, Comparisons, Table]
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Inputs:
+    probability = {
+        size: simulate_probability(700, 4, 3, 1, skill=skill, seed=number)
+        for number, (size, skill) in enumerate(SIZES.items())
+    }
+    path: Path = tmp_path_factory.mktemp("stores") / "inference.zarr"
+    write_store(path, probability)
+    task = read_task([(path, open_store(path))])
+    return task, compare_sizes(task), variance_given_bias_table([task])
+
+
+def rendered(inputs: Inputs) -> list[RenderedFigure]:
+    task, compared, table = inputs
+    return list(all_figures([task], [compared], [table]))
+
+
+def test_every_figure_of_the_paper_is_drawn_with_the_same_bytes_twice(inputs: Inputs) -> None:
+    first, second = rendered(inputs), rendered(inputs)
+    assert [figure.name.split("-")[0] for figure in first] == [
+        "instance_accuracy",
+        "instance_difference_last_two",
+        "instance_difference",
+        "decay_cumulative",
+        "decay_cumulative_all_pairs",
+        "pretrain_variance_given_bias",
+        "variance_given_bias",
+    ]
+    for one, other in zip(first, second, strict=True):
+        assert one.png == other.png
+        assert one.pdf == other.pdf
+        assert one.png.startswith(b"\x89PNG")
+        assert one.pdf.startswith(b"%PDF")
+
+
+def test_the_last_two_sizes_are_those_of_figure_2b(inputs: Inputs) -> None:
+    captions = {figure.name.split("-")[0]: figure.caption for figure in rendered(inputs)}
+    assert "from base to large" in captions["instance_difference_last_two"]
+    assert "from mini to large" in captions["instance_difference"]
+
+
+def pairs_of(inputs: Inputs) -> list[Comparison]:
+    return [pair for pair in inputs[1].pairs if pair.predictions == "runs"]
+
+
+def marks(figure: Figure) -> dict[str, float]:
+    """Height of the mark of the bound in each panel, by title."""
+    found = {}
+    for axes in figure.axes:
+        for lines in axes.collections:
+            if isinstance(lines, LineCollection):
+                ((_, low), (_, high)) = lines.get_segments()[0]
+                found[axes.get_title()] = float(high - low)
+    return found
+
+
+def test_every_pair_has_a_panel_with_its_bound_marked(inputs: Inputs) -> None:
+    pairs = pairs_of(inputs)
+    heights = marks(decay_grid_figure(list(SIZES), pairs))
+    expected = {
+        f"{pair.s1} to {pair.s2}": decay_bound(pair.curves).bound for pair in pairs if pair.curves
+    }
+    assert set(expected) == {f"{s1} to {s2}" for s1, s2 in combinations(SIZES, 2)}
+    for title, bound in expected.items():
+        assert heights.get(title, 0.0) == pytest.approx(bound, abs=1e-12)
+    assert max(expected.values()) > 0
+
+
+def test_pairs_that_cannot_be_compared_leave_their_panel_empty(inputs: Inputs) -> None:
+    pairs = [
+        Comparison(p.split, p.predictions, p.s1, p.s2, p.curves if p.s2 == "large" else None)
+        for p in pairs_of(inputs)
+    ]
+    figure = decay_grid_figure(list(SIZES), pairs)
+    assert sorted(axes.get_title() for axes in figure.axes if axes.axison) == [
+        "base to large",
+        "mini to large",
+    ]
+
+
+def test_curves_are_those_of_the_table(inputs: Inputs) -> None:
+    frame = inputs[2].frame
+    figure = variance_given_bias_figure(frame)
+    assert len(figure.axes) == 4
+    axes = figure.axes[3]
+    chosen = frame[(frame["loss"] == "squared") & (frame["component"] == "finetune_variance")]
+    for line, (_, curve) in zip(axes.lines, chosen.groupby("size", sort=False), strict=True):
+        np.testing.assert_array_equal(line.get_xdata(), curve["bias2"])
+        np.testing.assert_array_equal(line.get_ydata(), curve["mean"])
+
+
+def test_a_size_without_one_of_its_curves_is_in_the_legend(inputs: Inputs) -> None:
+    curves = inputs[2].frame
+    lacking = (curves["size"] == "mini") & (curves["component"] == "pretrain_variance")
+    figure = variance_given_bias_figure(curves[~lacking])
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == list(SIZES)
+
+
+def test_one_loss_only_has_one_row_of_panels(inputs: Inputs) -> None:
+    frame: pd.DataFrame = inputs[2].frame
+    assert len(variance_given_bias_figure(frame[frame["loss"] == "zero_one"]).axes) == 2
+
+
+def lightness(colour: object) -> float:
+    """Luma of Rec. 601, as a grey printer shows the colour."""
+    red, green, blue = matplotlib.colors.to_rgb(colour)  # type: ignore[arg-type]
+    return 0.299 * red + 0.587 * green + 0.114 * blue
+
+
+@pytest.mark.parametrize("sizes", [1, 2, 5, 7])
+def test_sizes_differ_in_grey_as_well(sizes: int) -> None:
+    styles = size_styles(sizes)
+    grey = [lightness(line["color"]) for line in styles]
+    assert grey == sorted(grey, reverse=True)
+    # Nothing so light that it vanishes on white.
+    assert max(grey) < 0.8
+    for one, other in pairwise(styles):
+        assert one["linestyle"] != other["linestyle"]
+        assert lightness(one["color"]) - lightness(other["color"]) > 0.05
+    assert abs(lightness(OBSERVED) - lightness(BASELINE)) > 0.1
+
+
+@pytest.mark.parametrize("characters", [4, 5, 9, 10])
+def test_long_names_lose_their_middle(characters: int) -> None:
+    name = "0123456789"
+    found = shortened(name, characters)
+    assert len(found) == characters
+    if characters < len(name):
+        start, end = found.split("\N{HORIZONTAL ELLIPSIS}")
+        assert name.startswith(start) and name.endswith(end)
+
+
+def test_legends_and_labels_of_long_names_stay_inside(tmp_path: Path) -> None:
+    names = [f"a/model-of-{number}-hundred-million-parameters" for number in range(5)]
+    values = {
+        name: simulate_probability(700, 4, 3, 1, skill=1.0, seed=number)
+        for number, name in enumerate(names)
+    }
+    path = write_store(tmp_path / "x.zarr", values)
+    task = read_task([(path, open_store(path))])
+    comparisons = compare_sizes(task)
+    pairs = [pair for pair in comparisons.pairs if pair.predictions == "runs"]
+    curves = variance_given_bias_table([task]).frame
+    pair = pairs[-1]
+    assert pair.curves is not None
+    with style():
+        figures = [
+            decay_cumulative_figure(pair.curves, pair.s1, pair.s2),
+            decay_grid_figure(task.sizes, pairs),
+            instance_difference_figure(pair.curves, pair.s1, pair.s2),
+            pretrain_variance_figure(curves),
+            variance_given_bias_figure(curves),
+        ]
+        for figure in figures:
+            to_png(figure)
+            inside = figure.bbox.padded(1)
+            texts = [axes.title for axes in figure.axes] + [a.xaxis.label for a in figure.axes]
+            texts += [text for legend in figure.legends for text in legend.get_texts()]
+            for text in texts:
+                extent = text.get_window_extent()
+                assert inside.x0 <= extent.x0 and extent.x1 <= inside.x1, text.get_text()

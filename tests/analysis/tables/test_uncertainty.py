@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+import xarray as xr
+from click.testing import Result
+
+from analysis.statistics.fisher import discovery_bound
+from analysis.tables.uncertainty import INTERVALS, KEYS, _discovery_bounds
+from predict.tensor.contract import instances_path
+from tests.analysis.test_command import assert_refused, contents, make_store, read_table, run
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_store(tmp_path_factory.mktemp("stores") / "inference.zarr", 80, (4, 2, 2))
+
+
+@pytest.fixture(scope="module")
+def plain(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("plain") / "out"
+    assert run(store, "--out", out).exit_code == 0
+    return out
+
+
+@pytest.fixture(scope="module")
+def bootstrapped(store: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result]:
+    out = tmp_path_factory.mktemp("bootstrapped") / "out"
+    result = run(store, "--out", out, "--bootstrap", 60)
+    assert result.exit_code == 0, result.output
+    return out, result
+
+
+def test_columns_are_appended_and_nothing_else_changes(
+    plain: Path, bootstrapped: tuple[Path, Result]
+) -> None:
+    for name, columns in INTERVALS.items():
+        before, after = read_table(plain, name), read_table(bootstrapped[0], name)
+        names = [f"{column}_{end}" for column in columns for end in ("low", "high")]
+        if name == "lower_bounds":
+            names += ["bound_corrected", "bound_lower95"]
+        assert list(after.columns) == [*before.columns, *names]
+        pd.testing.assert_frame_equal(after[list(before.columns)], before)
+        assert not after.duplicated(list(KEYS[name])).any()
+
+
+def test_every_estimate_lies_in_its_interval(bootstrapped: tuple[Path, Result]) -> None:
+    for name, columns in INTERVALS.items():
+        table = read_table(bootstrapped[0], name)
+        for column in columns:
+            low, high = table[f"{column}_low"], table[f"{column}_high"]
+            there = low.notna()
+            # With four seeds there is no interval of what needs three groups of them.
+            assert there.any() != column.endswith("cross_fitted"), column
+            assert (low.isna() == high.isna()).all()
+            assert (low[there] <= table[column][there] + 1e-12).all(), column
+            assert (high[there] >= table[column][there] - 1e-12).all(), column
+            if name != "momentum" and column != "checkpoint_variance":
+                assert (there | table[column].isna()).all(), column
+    bounds = read_table(bootstrapped[0], "lower_bounds")
+    assert (bounds["bound_lower95"] <= bounds["bound"] + 1e-12).all()
+    assert (bounds["bound_corrected"] <= bounds["bound"] + 1e-12).all()
+    assert bounds["bound_lower95"].max() > 0
+
+
+def test_the_same_seed_writes_the_same_bytes(
+    store: Path, bootstrapped: tuple[Path, Result], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    assert run(store, "--out", out, "--bootstrap", 60).exit_code == 0
+    first, second = contents(bootstrapped[0] / "tables"), contents(out / "tables")
+    assert first == second
+    assert run(store, "--out", out, "--bootstrap", 60, "--seed", 1).exit_code == 0
+    other = read_table(out, "accuracy")["accuracy_low"]
+    assert np.any(other != read_table(bootstrapped[0], "accuracy")["accuracy_low"])
+
+
+def test_clusters_widen_the_intervals(tmp_path: Path) -> None:
+    store = make_store(tmp_path / "inference.zarr", 120, (3, 2, 2))
+    texts = instances_path(store)
+    frame = pq.read_table(texts).to_pandas()
+    # Sorted by how often they are right, instances of a group are alike.
+    right = xr.open_zarr(store)["correct"].mean(["size", "pretrain_seed", "finetune_seed", "epoch"])
+    frame["text_a"] = (right.values.argsort().argsort() // 12).astype(str)
+    frame.to_parquet(texts)
+    widths, of_runs, of_losses = {}, {}, {}
+    for name, options in {
+        "seeds": (),
+        "instances": ("--resample-instances",),
+        "clusters": ("--cluster", "text_a"),
+    }.items():
+        out = tmp_path / name
+        result = run(store, "--out", out, "--bootstrap", 300, *options)
+        assert result.exit_code == 0, result.output
+        table = read_table(out, "accuracy")
+        widths[name] = (table["accuracy_high"] - table["accuracy_low"]).mean()
+        table = read_table(out, "seed_differences")
+        of_runs[name] = (table["std_accuracy_high"] - table["std_accuracy_low"]).mean()
+        table = read_table(out, "decomposition").set_index(["loss", "checkpoints"])
+        of_losses[name] = (table["bias2_high"] - table["bias2_low"]).groupby(level=[0, 1]).mean()
+    assert widths["seeds"] < widths["instances"] < widths["clusters"]
+    assert of_runs["seeds"] < of_runs["instances"]
+    assert len(of_losses["seeds"]) == 4
+    assert (of_losses["seeds"] < of_losses["instances"]).all()
+    assert (of_losses["instances"] < of_losses["clusters"]).all()
+
+
+def test_a_column_that_is_not_there_is_one_line(store: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    result = run(store, "--out", out, "--bootstrap", 10, "--cluster", "premise")
+    assert_refused(result, "no column premise", "text_a")
+    assert not out.exists()
+
+
+def test_bounds_by_test_equal_those_of_each_replicate() -> None:
+    random = np.random.default_rng(0)
+    right = random.binomial(4, random.random((3, 2, 50, 1)), (3, 2, 50, 1))[..., 0]
+    counts = np.zeros((3, 5, 5))
+    for replicate in range(3):
+        np.add.at(counts[replicate], (right[replicate, 0], right[replicate, 1]), 1 / 50)
+    found = np.maximum(_discovery_bounds(counts), 0)
+    expected = [discovery_bound(pair[0], pair[1], 4).bound for pair in right]
+    np.testing.assert_allclose(found, expected, atol=1e-12)

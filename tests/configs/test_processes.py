@@ -1,0 +1,178 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from threadpoolctl import threadpool_info
+
+import configs.processes
+from analysis.command import analyze
+from configs.errors import InputError
+from configs.processes import Workers
+from tests.analysis.simulation import simulate_probability, write_store
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def always_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(configs.processes, "WORTH_STARTING", 0.0)
+
+
+def process_of(item: int) -> tuple[int, int]:
+    return item, os.getpid()
+
+
+def meet(item: tuple[Path, int]) -> tuple[int, int]:
+    """Wait until another process is in the folder too, so that one cannot do all the work."""
+    folder, number = item
+    (folder / f"{os.getpid()}").touch()
+    end = time.monotonic() + 60
+    while len(list(folder.iterdir())) < 2:
+        assert time.monotonic() < end, "no other process came"
+        time.sleep(0.01)
+    time.sleep(0.02 * (number % 3))
+    return number, os.getpid()
+
+
+def threads_of(_: int) -> set[int]:
+    np.ones((8, 8)) @ np.ones((8, 8))
+    return {library["num_threads"] for library in threadpool_info()}
+
+
+def refuse(item: int) -> int:
+    if item == 2:
+        raise InputError("file: wrong; mend it")
+    return item
+
+
+def die(item: int) -> int:
+    if item == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return item
+
+
+def test_results_come_in_order_from_as_many_processes_as_said(tmp_path: Path) -> None:
+    with Workers(2) as workers:
+        found = list(workers.map(meet, [(tmp_path, item) for item in range(12)], 1.0))
+    assert [item for item, _ in found] == list(range(12))
+    processes = {process for _, process in found}
+    assert len(processes) == 2
+    assert os.getpid() not in processes
+
+
+def test_every_item_has_one_thread() -> None:
+    for processes in (1, 2):
+        with Workers(processes) as workers:
+            assert set().union(*workers.map(threads_of, range(3), 1.0)) == {1}
+
+
+def test_little_work_starts_no_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(configs.processes, "WORTH_STARTING", 5.0)
+    with Workers(2) as workers:
+        few = list(workers.map(process_of, range(3), 4.9))
+        many = list(workers.map(process_of, range(3), 5.0))
+        few_more = list(workers.map(process_of, range(3), 0.1))
+    assert {process for _, process in few} == {os.getpid()}
+    for of_workers in (many, few_more):
+        assert os.getpid() not in {process for _, process in of_workers}
+
+
+def test_items_are_taken_as_workers_become_free() -> None:
+    taken = []
+
+    def items() -> Iterator[int]:
+        for item in range(20):
+            taken.append(item)
+            yield item
+
+    with Workers(2) as workers:
+        for received, _ in enumerate(workers.map(refuse, (3 + item for item in items()), 1.0)):
+            assert len(taken) <= received + 4
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_what_a_worker_refuses_is_refused(processes: int) -> None:
+    with Workers(processes) as workers, pytest.raises(InputError, match=r"^file: wrong; mend it$"):
+        list(workers.map(refuse, range(9), 1.0))
+
+
+def test_a_worker_that_died_is_told() -> None:
+    with Workers(2) as workers, pytest.raises(InputError, match="--processes 1"):
+        list(workers.map(die, range(9), 1.0))
+
+
+def test_the_analysis_is_the_same_by_any_number_of_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("predict.tensor.creating.INSTANCES_PER_CHUNK", 32)
+    monkeypatch.setattr("analysis.predictions.reading.BLOCK_BYTES", 1)
+    monkeypatch.setattr("analysis.bootstrap.adaptive_threshold.BLOCK_INSTANCES", 32)
+    probability = {
+        size: simulate_probability(200, 4, 2, 2, skill=skill, seed=number)
+        for number, (size, skill) in enumerate({"mini": 0.6, "base": 1.2}.items())
+    }
+    store = write_store(tmp_path / "inference.zarr", probability, splits=("dev", "hans"))
+    files = {}
+    for processes in ("1", "2"):
+        out = tmp_path / processes
+        arguments = [str(store), "--out", str(out), "--processes", processes]
+        result = CliRunner().invoke(
+            analyze, [*arguments, "--bootstrap", "20", "--resample-instances"]
+        )
+        assert result.exit_code == 0, result.output
+        files[processes] = {
+            path.relative_to(out): path.read_bytes() for path in out.rglob("*") if path.is_file()
+        }
+    assert len(files["1"]) > 30
+    assert files["1"] == files["2"]
+
+
+def test_a_damaged_chunk_is_one_line_from_a_worker_too(tmp_path: Path) -> None:
+    probability = {"mini": simulate_probability(60, 2, 2, 1, skill=1.0, seed=0)}
+    store = write_store(tmp_path / "inference.zarr", probability)
+    (chunk,) = list(store.glob("correct/c/0/0/1/1/0"))
+    chunk.write_bytes(chunk.read_bytes()[:-1] + b"\0")
+    out = tmp_path / "out"
+    result = CliRunner().invoke(analyze, [str(store), "--out", str(out), "--processes", "2"])
+    assert result.exit_code == 2
+    (line,) = [line for line in result.output.splitlines() if line.startswith("Error")]
+    assert "`correct` of size mini cannot be read" in line
+    assert not out.exists()
+
+
+def test_workers_end_with_a_parent_that_is_killed(tmp_path: Path) -> None:
+    meeting = tmp_path / "meeting"
+    meeting.mkdir()
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import pathlib, time\n"
+        "import configs.processes\n"
+        "from tests.configs.test_processes import meet\n"
+        "if __name__ == '__main__':\n"
+        "    configs.processes.WORTH_STARTING = 0.0\n"
+        "    with configs.processes.Workers(2) as workers:\n"
+        f"        items = [(pathlib.Path({str(meeting)!r}), item) for item in range(2)]\n"
+        "        found = list(workers.map(meet, items, 1.0))\n"
+        "        print(*{process for _, process in found}, flush=True)\n"
+        "        time.sleep(600)\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, str(script)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as parent:
+        assert parent.stdout is not None
+        workers = [int(name) for name in parent.stdout.readline().split()]
+        parent.kill()
+    assert len(workers) == 2
+    end = time.monotonic() + 30
+    while any(Path(f"/proc/{worker}").exists() for worker in workers):
+        assert time.monotonic() < end, "a worker outlived its parent"
+        time.sleep(0.1)

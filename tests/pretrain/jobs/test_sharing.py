@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from configs.errors import InputError
+from configs.schema import Experiment
+from pretrain.engine.divergence import Diverged
+from pretrain.jobs.sharing import Advance, Work, share_out
+from tests.experiments import environment, small_experiment
+
+
+def is_there(experiment: Experiment, item: Path) -> bool:
+    return item.is_file()
+
+
+def never_done(experiment: Experiment, item: Any) -> bool:
+    return False
+
+
+def refuse(experiment: Experiment, item: Any, advance: Advance) -> str:
+    raise InputError(f"item {item}: is bad")
+
+
+def die(experiment: Experiment, item: Path, advance: Advance) -> str:
+    if item.name == "die":
+        os.kill(os.getpid(), signal.SIGKILL)
+    import tensorflow as tf
+
+    item.write_text(str(tf.config.threading.get_intra_op_parallelism_threads()))
+    advance(1)
+    return "done"
+
+
+def diverge(experiment: Experiment, item: Path, advance: Advance) -> str:
+    if item.name == "diverge":
+        raise Diverged("base/p1", 7, float("nan"), "the loss is nan")
+    item.write_text("done")
+    return "done"
+
+
+# Thousands of items do not fit the pipe through which the workers get them.
+MANY = """
+import sys
+from click import command
+from configs.errors import InputError
+from pretrain.workers import share_out
+from tests.experiments import small_experiment
+from tests.pretrain.jobs.test_sharing import never_done, refuse
+
+@command()
+def main():
+    items = [f"{i:0100d}" for i in range(5000)]
+    share_out(
+        refuse,
+        small_experiment(sys.argv.pop()),
+        items,
+        is_done=never_done,
+        claim=str,
+        steps=lambda item: 1,
+        workers=1,
+        label="x",
+    )
+
+if __name__ == "__main__":
+    main(args=[])
+"""
+
+
+def share_files(work: Work, output: Path, items: list[Path]) -> None:
+    share_out(
+        work,
+        small_experiment(output),
+        items,
+        is_done=is_there,
+        claim=lambda item: item.name,
+        steps=lambda item: 1,
+        workers=1,
+        label="x",
+    )
+
+
+def test_bad_input_ends_the_command_though_many_items_wait(tmp_path: Path) -> None:
+    script = tmp_path / "many.py"
+    script.write_text(MANY)
+    result = subprocess.run(
+        [sys.executable, str(script), str(tmp_path / "out")],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert result.returncode == 2
+    assert result.stderr.splitlines()[-1] == f"Error: item {0:0100d}: is bad"
+    assert "Traceback" not in result.stderr
+
+
+def test_a_worker_that_dies_ends_the_command_and_what_was_done_stays(tmp_path: Path) -> None:
+    items = [tmp_path / "one", tmp_path / "die", tmp_path / "never"]
+    with pytest.raises(InputError, match=r"^x: a worker process died .* run the same command"):
+        share_files(die, tmp_path / "out", items)
+    # One thread whatever the number of workers: with more, sums come out differently.
+    assert items[0].read_text() == "1"
+    assert not items[2].exists()
+    # The claim of the one that died is not left to expire.
+    assert list((tmp_path / "out" / "claims").iterdir()) == []
+
+
+def test_a_run_that_diverges_does_not_stop_the_others(tmp_path: Path) -> None:
+    items = [tmp_path / "one", tmp_path / "diverge", tmp_path / "other"]
+    said = r"^x: 1 of 3 runs diverged \(base/p1: the loss is nan at step 7\), all others are done"
+    with pytest.raises(InputError, match=said):
+        share_files(diverge, tmp_path / "out", items)
+    assert items[0].is_file()
+    assert items[2].is_file()
