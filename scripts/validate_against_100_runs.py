@@ -46,8 +46,9 @@ on {instances} instances that are in both.
   ones on both sides for the difference. They hold the noise of the runs that is independent between
   instances, but not what moves all instances of a run together.
 - The {runs} runs themselves resampled (`analysis.bootstrap.variances`,
-  `analysis.bootstrap.intervals`), instances kept: pair disagreement {disagreement:.4f} [{low:.4f}, {high:.4f}]. Which runs of the hundred were
-  right together is not published, so their side has no such interval.
+  `analysis.bootstrap.intervals`), instances kept: pair disagreement
+  {disagreement:.4f} [{low:.4f}, {high:.4f}]. Which runs of the hundred were right together is not
+  published, so their side has no such interval.
 - On {agreeing:.1%} of the instances the number of right runs out of {runs} agrees with the other
   runs (two-sided beta-binomial p-value of at least 0.05, uniform prior on the rate).
 
