@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis.statistics.shapes import CorrectCounts
+from analysis.statistics.shapes import CorrectCounts, InstanceIntegers
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Counts:
         return min(len(self.seeds[first]), len(self.seeds[second])) // 2 * 2
 
 
-def correct_runs(correct: CorrectCounts) -> NDArray[np.int64]:
+def correct_runs(correct: CorrectCounts) -> InstanceIntegers:
     """Add up the correct runs of every instance over the pretraining seeds.
 
     Parameters
@@ -70,7 +70,7 @@ def correct_runs(correct: CorrectCounts) -> NDArray[np.int64]:
 
     Returns
     -------
-    ndarray of int64, shape [instance]
+    InstanceIntegers
 
     Examples
     --------

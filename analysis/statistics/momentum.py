@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from analysis.statistics.counts import correct_runs
 from analysis.statistics.multisets import BLOCK_INSTANCES
 from analysis.statistics.shapes import (
+    BucketCounts,
     BucketValues,
     CorrectCounts,
     InstanceIntegers,
@@ -43,13 +44,13 @@ class Momentum:
 
     Attributes
     ----------
-    instances : ndarray of int64, shape [bucket]
+    instances : BucketCounts
         Number of instances.
     pearson, spearman : BucketValues
         NaN with fewer than three instances, or where a difference is the same for all of them.
     """
 
-    instances: NDArray[np.int64]
+    instances: BucketCounts
     pearson: BucketValues
     spearman: BucketValues
 
@@ -139,7 +140,7 @@ def correlate_sizes(correct: Sequence[CorrectCounts], runs: int) -> Momentum:
 
 def common_lattice(
     correct: Sequence[CorrectCounts], runs: int
-) -> tuple[list[NDArray[np.int64]], int]:
+) -> tuple[list[InstanceIntegers], int]:
     """Express accuracies as integers over one denominator.
 
     Parameters
@@ -151,7 +152,7 @@ def common_lattice(
 
     Returns
     -------
-    numerators : list of ndarray of int64, each of shape [instance]
+    numerators : list of InstanceIntegers
     denominator : int
 
     Examples
@@ -271,7 +272,7 @@ class _Centred:
         The variable, and twice its rank within the bucket, where ties share the mean rank.
     value_squares, rank_squares : BucketValues
         Sums of their squares.
-    instances : ndarray of int64, shape [bucket]
+    instances : BucketCounts
     constant : ndarray of bool, shape [bucket]
         Whether the bucket has one value at most.
     """
@@ -280,7 +281,7 @@ class _Centred:
     rank: InstanceValues
     value_squares: BucketValues
     rank_squares: BucketValues
-    instances: NDArray[np.int64]
+    instances: BucketCounts
     constant: NDArray[np.bool_]
 
     @classmethod

@@ -17,7 +17,7 @@ from math import comb
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis.statistics.shapes import CorrectCounts, MultisetRows, SeedWeights
+from analysis.statistics.shapes import CorrectCounts, InstanceIntegers, MultisetRows, SeedWeights
 
 LARGEST_TABLE = 2**23
 """Elements up to which a table has a place for every possible multiset of counts."""
@@ -34,12 +34,12 @@ class Multisets:
     ----------
     rows : MultisetRows
         Each multiset once.
-    index : ndarray of int, shape [instance]
+    index : InstanceIntegers
         Which row of `rows` each instance has.
     """
 
     rows: MultisetRows
-    index: NDArray[np.integer]
+    index: InstanceIntegers
 
     @property
     def frequency(self) -> NDArray[np.int64]:

@@ -18,6 +18,9 @@ CorrectCounts: TypeAlias = NDArray[np.integer]
 InstanceIntegers: TypeAlias = NDArray[np.integer]
 """Shape [instance]: one integer for each instance."""
 
+InstanceValues: TypeAlias = NDArray[np.float64]
+"""Shape [instance]: one value for each instance."""
+
 JointCounts: TypeAlias = NDArray[np.int64]
 """Shape [2k + 1, 2k + 1]: instances by the number of correct models of two sizes.
 
@@ -40,11 +43,11 @@ SeedWeights: TypeAlias = NDArray[np.float64]
 SeedPositions: TypeAlias = NDArray[np.int64]
 """Shape [group member]: positions of the pretraining seeds of one group."""
 
+BucketCounts: TypeAlias = NDArray[np.int64]
+"""Shape [bucket]: instances in each bucket of the accuracy of the middle size."""
+
 BucketValues: TypeAlias = NDArray[np.float64]
 """Shape [bucket]: one value for each bucket of the accuracy of the middle size."""
-
-InstanceValues: TypeAlias = NDArray[np.float64]
-"""Shape [instance]: one value for each instance."""
 
 LevelValues: TypeAlias = NDArray[np.float64]
 """Shape [level, instance]: outermost level first (pretraining seeds, finetuning seeds, ...)."""
