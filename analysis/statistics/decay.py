@@ -1,7 +1,8 @@
 """Discovery, random baseline and the lower bound on decaying instances (Section 4, Theorem 1).
 
 Every accuracy is an integer over the same number of runs, so differences are compared as integers
-j on the lattice t = j / (2kF), and never as rounded floats.
+j on the lattice t = j / (2kF), and never as rounded floats. A difference is Acc[s2] - Acc[s1], as
+in Equations 2, 3 and 27; Equations 7 and 16 of the paper print it with the opposite sign.
 """
 
 from __future__ import annotations
@@ -142,7 +143,7 @@ def decay_curves(smaller: Multisets, larger: Multisets, runs: int) -> DecayCurve
 
     Each of the 4 splits puts one model of each size into group A. On the first instance group A
     and group B then have one correct model each: a mixed difference of 0. On the second instance
-    the two correct models fall into B in one split, into A in another, and apart in two:
+    both correct models are in group B in one split, in group A in one, and in one each in two:
 
     >>> curves.mixed.tolist()
     [1.0, 0.0, 6.0, 0.0, 1.0]

@@ -92,9 +92,10 @@ def discovery_bound(counts: JointCounts) -> DiscoveryBound:
     """Bound the fraction of instances that decay, with the best false discovery rate.
 
     At a rate q the Benjamini-Hochberg procedure discovers the largest fraction p of instances
-    whose p-values are at most p q, and the bound is p (1 - q). The smallest rate that discovers a
-    fraction p is its largest p-value over p, so the best bound is the maximum, over the possible
-    p-values, of the fraction of instances with at most that p-value less the p-value itself.
+    whose p-values are at most p q (Section 4.1 writes: less than p q), and the bound is p (1 - q).
+    The smallest rate that discovers a fraction p is its largest p-value over p, so the best bound
+    is the maximum, over the possible p-values, of the fraction of instances with at most that
+    p-value less the p-value itself.
 
     Parameters
     ----------

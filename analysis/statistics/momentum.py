@@ -39,8 +39,9 @@ PAPER_TRIPLETS = (
 class Momentum:
     """Correlation of Acc[s2] - Acc[s1] with Acc[s3] - Acc[s2], by bucket of Acc[s2].
 
-    Bucket b holds the instances with b / 10 <= Acc[s2] < (b + 1) / 10, from which the published
-    numbers follow; those with Acc[s2] = 1 are in no bucket.
+    Bucket b holds the instances with b / 10 <= Acc[s2] < (b + 1) / 10; those with Acc[s2] = 1 are
+    in no bucket. The caption of Table 6 names closed intervals, but its numbers are those of these
+    half-open ones.
 
     Attributes
     ----------
