@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis.statistics.multisets import multisets
+from analysis.statistics.multisets import Multisets, multisets
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class SeedDifferences:
     pretrain: float
 
 
-def seed_differences(correct: NDArray[np.integer], runs: int) -> SeedDifferences:
+def seed_differences(correct: NDArray[np.integer] | Multisets, runs: int) -> SeedDifferences:
     """Average over all pairs of runs, without a loop over pairs.
 
     Of F runs with u correct, u (F - u) of the C(F, 2) pairs disagree; of two pretraining seeds
@@ -35,8 +35,8 @@ def seed_differences(correct: NDArray[np.integer], runs: int) -> SeedDifferences
 
     Parameters
     ----------
-    correct : ndarray of int, shape [instance, pretrain_seed]
-        Correct finetuning runs, 0..`runs`.
+    correct : ndarray of int, shape [instance, pretrain_seed], or Multisets
+        Correct finetuning runs, 0..`runs`, or their multisets.
     runs : int
         Finetuning runs of one pretraining seed.
 
@@ -45,9 +45,9 @@ def seed_differences(correct: NDArray[np.integer], runs: int) -> SeedDifferences
     SeedDifferences
         Diff_FTune and Diff_PTrain of Table 1 of the paper.
     """
-    instances, seeds = correct.shape
-    distinct = multisets(correct)
+    distinct = correct if isinstance(correct, Multisets) else multisets(correct)
     rows, frequency = distinct.rows, distinct.frequency
+    instances, seeds = len(distinct.index), rows.shape[1]
     same = (rows * (runs - rows)).sum(axis=1)
     total = rows.sum(axis=1)
     other = total * (seeds * runs - total) - same
