@@ -263,8 +263,9 @@ def measure_analysis(store: Path, out: Path, options: Sequence[str]) -> list[Sta
     list of Stage
         The last one is the whole.
     """
-    import analysis.command
     import analysis.tables.tables
+
+    import analysis.command
 
     stages = Stages()
     steps = ("open_store", "read_task", "compare_sizes", "add_uncertainty", "all_figures")
