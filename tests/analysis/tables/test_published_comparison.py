@@ -52,7 +52,7 @@ def test_rounding_as_printed(digits: Digits, published: float, ours: float, agre
 def published_tables() -> list[Table]:
     """Tables of ours that hold exactly what was published, in our layout, and more."""
     tables = []
-    for family, source in ((family, s) for family in FAMILIES for s in family.published):
+    for family, source in [(table, s) for table in FAMILIES for s in table.published]:
         numbers = published_numbers(source.file)
         if "task" not in numbers:
             continue
