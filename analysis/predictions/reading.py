@@ -14,8 +14,8 @@ from analysis.bootstrap.draws import Bootstrap, Resampling
 from analysis.predictions.size import (
     KeptInstances,
     SizePredictions,
+    SizeReader,
     has_gold_probability,
-    read_size,
 )
 from analysis.predictions.split import SplitPredictions, TaskPredictions
 from analysis.statistics.counts import Counts
@@ -76,50 +76,35 @@ def read_task(
         if "ensemble_correct" not in store:
             notes.append(f"{path}: no ensembles, so their cells are empty")
         for position, name in enumerate(store["size"].values):
-            size = read_size(path, store, position, kept, workers or Workers(), advance)
-            sizes[str(name)] = size
+            reader = SizeReader(path, store, position, kept)
+            sizes[str(name)] = size = reader.read(workers or Workers(), advance)
             notes += [f"{task}, {note}" for note in size.notes]
 
-    def counts(split: int) -> Counts:
-        return Counts(
-            sizes=tuple(sizes),
-            seeds=tuple(size.seeds for size in sizes.values()),
-            correct=tuple(size.correct[split] for size in sizes.values()),
-            runs=first.sizes["finetune_seed"],
-        )
-
-    def ensemble_counts(split: int) -> Counts | None:
-        if not any("ensemble_correct" in store for _, store in stores):
-            return None
-        correct = tuple(size.ensemble_correct[split] for size in sizes.values())
-        return Counts(
-            sizes=tuple(sizes),
-            # A size of a store without ensembles has none of its seeds.
-            seeds=tuple(
-                size.seeds[: of_size.shape[1]]
-                for size, of_size in zip(sizes.values(), correct, strict=True)
-            ),
-            correct=correct,
-            runs=1,
-        )
-
-    return TaskPredictions(
-        task=task,
-        splits=tuple(
+    names = tuple(sizes)
+    seeds = tuple(size.seeds for size in sizes.values())
+    # A size of a store without ensembles has no seeds among the ensembles.
+    ensemble_seeds = tuple(
+        size.seeds if size.ensemble_correct[0].shape[1] else () for size in sizes.values()
+    )
+    has_ensembles = any("ensemble_correct" in store for _, store in stores)
+    chosen = []
+    for split, split_name in enumerate(kept.splits):
+        correct = tuple(size.correct[split] for size in sizes.values())
+        ensemble_correct = tuple(size.ensemble_correct[split] for size in sizes.values())
+        ensembles = Counts(names, ensemble_seeds, ensemble_correct, 1) if has_ensembles else None
+        chosen.append(
             SplitPredictions(
                 task=task,
-                split=name,
+                split=split_name,
                 epochs=tuple(float(epoch) for epoch in first["epoch"].values),
-                runs=counts(split),
-                ensembles=ensemble_counts(split),
+                runs=Counts(names, seeds, correct, first.sizes["finetune_seed"]),
+                ensembles=ensembles,
                 sums=tuple(size.sums[split] for size in sizes.values()),
                 baseline_seed=baseline_seed,
                 resampling=resamplings[split] if resamplings else None,
             )
-            for split, name in enumerate(kept.splits)
-        ),
-        notes=tuple(notes),
-    )
+        )
+    return TaskPredictions(task, tuple(chosen), tuple(notes))
 
 
 def _require_same_instances(stores: Sequence[tuple[Path, xr.Dataset]]) -> None:

@@ -79,43 +79,6 @@ class SizePredictions:
     notes: tuple[str, ...]
 
 
-def read_size(
-    path: Path,
-    store: xr.Dataset,
-    position: int,
-    kept: KeptInstances,
-    workers: Workers,
-    advance: Callable[[int], Hashable],
-) -> SizePredictions:
-    """Read one size in one pass over the instances.
-
-    Parameters
-    ----------
-    path : Path
-    store : xarray.Dataset
-        The opened store at `path`.
-    position : int
-        Position of the size in the store.
-    kept : KeptInstances
-    workers : Workers
-        Processes that read blocks of instances.
-    advance : callable
-        Called with the number of instances of each block that was read.
-
-    Returns
-    -------
-    SizePredictions
-
-    Raises
-    ------
-    InputError
-        If a block cannot be read, or a gold label is unknown.
-    """
-    reader = _SizeReader(path, store, position, kept)
-    reader.read(workers, advance)
-    return reader.result()
-
-
 def has_gold_probability(store: xr.Dataset) -> bool:
     """Whether the squared loss can be computed, from the probability of all labels or the gold."""
     return "probability" in store or "gold_probability" in store
@@ -173,8 +136,18 @@ class _LossAccumulator:
         )
 
 
-class _SizeReader:
-    """Reads one size of one store, block by block of instances."""
+class SizeReader:
+    """Reads one size of one store, block by block of instances.
+
+    Parameters
+    ----------
+    path : Path
+    store : xarray.Dataset
+        The opened store at `path`.
+    position : int
+        Position of the size in the store.
+    kept : KeptInstances
+    """
 
     def __init__(self, path: Path, store: xr.Dataset, position: int, kept: KeptInstances) -> None:
         self.path, self.store, self.position, self.kept = path, store, position, kept
@@ -204,8 +177,20 @@ class _SizeReader:
             if has_gold_probability(store):
                 self.losses["squared", "all"] = _LossAccumulator(splits, every, resampled)
 
-    def read(self, workers: Workers, advance: Callable[[int], Hashable]) -> None:
-        """Pass over the instances once."""
+    def read(self, workers: Workers, advance: Callable[[int], Hashable]) -> SizePredictions:
+        """Pass over the instances once; blocks that cannot be read raise an InputError.
+
+        Parameters
+        ----------
+        workers : Workers
+            Processes that read blocks of instances.
+        advance : callable
+            Called with the number of instances of each block.
+
+        Returns
+        -------
+        SizePredictions
+        """
         row = 0
         blocks, chunks = self._blocks()
         for block in workers.map(read_block, blocks, chunks / CHUNKS_PER_SECOND):
@@ -213,9 +198,6 @@ class _SizeReader:
             self._add(block, rows)
             row = rows.stop
             advance(block.instances)
-
-    def result(self) -> SizePredictions:
-        """Return what was read, by split."""
         names = self.store["pretrain_seed"].values
         return SizePredictions(
             seeds=tuple(int(names[seed]) for seed in self.chosen),
