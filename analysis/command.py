@@ -7,37 +7,27 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import click
-import numpy as np
-import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 import xarray as xr
-from numpy.typing import NDArray
 from tqdm import tqdm
 
 from analysis.bootstrap.draws import Bootstrap
 from analysis.figures.catalogue import RenderedFigure, all_figures
-from analysis.predictions.annotations import (
-    CATEGORIES,
-    GROUPS,
-    Annotation,
-    annotations_digest,
-    count_categories,
-    read_annotations,
-)
-from analysis.predictions.comparisons import Comparisons, compare_sizes
-from analysis.predictions.reading import TaskPredictions, read_task
+from analysis.predictions.annotations import annotations_digest, read_annotations
+from analysis.predictions.clusters import read_clusters
+from analysis.predictions.reading import read_task
+from analysis.predictions.split import TaskPredictions
 from analysis.report.folder import FIGURES, REPORT, TABLES, AnalysisFolder, identity
+from analysis.report.headlines import annotation_headline, split_headlines
 from analysis.report.html import render_report
-from analysis.statistics.decay import decay_bound
+from analysis.tables.families import all_tables
 from analysis.tables.printing import to_latex, to_markdown
-from analysis.tables.table import Table
-from analysis.tables.tables import Choices, all_tables, reference_accuracy_table
-from analysis.tables.uncertainty import add_uncertainty
+from analysis.tables.table import Options, Table
 from configs.errors import InputError
+from configs.paths import store_path
 from configs.processes import Workers
-from predict.tensor.contract import instances_path
 from predict.tensor.opening import open_store
+
+Stores = Sequence[tuple[Path, xr.Dataset]]
 
 MOST_PROCESSES = 8
 
@@ -150,97 +140,96 @@ def analyze(
             "--references: give prediction stores or --config to compare them with"
         )
     if config is not None:
-        stores, out = _of_experiment(config, out)
+        stores, report = _of_experiment(config)
+        out = out or report
     if out is None:
         raise click.UsageError("give the folder to write to as --out")
 
     annotated = read_annotations(annotations) if annotations is not None else ()
     opened = [(path, open_store(path)) for path in stores]
-    of_what = identity(store for _, store in opened)
+    predictions = identity(store for _, store in opened)
     if not opened and annotations is not None:
-        of_what = [{"annotations": annotations_digest(annotations)}]
-    folder = AnalysisFolder(out, of_what)
-    clusters = None
-    if replicates and (resample_instances or cluster is not None):
-        clusters = {
-            str(store.attrs["task"]): _clusters(path, store, splits, cluster)
-            for path, store in reversed(opened)
-        }
-    bootstrap = Bootstrap(replicates, seed, clusters)
+        predictions = [{"annotations": annotations_digest(annotations)}]
+    folder = AnalysisFolder(out, predictions)
+    bootstrap = _bootstrap(opened, splits, replicates, seed, resample_instances, cluster)
     with Workers(processes or min(os.cpu_count() or 1, MOST_PROCESSES)) as workers:
-        tasks = _read(opened, splits, workers, bootstrap)
-        comparisons = [compare_sizes(task, split_seed) for task in tasks]
-        choices = Choices(
+        tasks = _read_tasks(opened, splits, workers, bootstrap, split_seed)
+        options = Options(
             triplets=tuple(_triplet(text, tasks) for text in triplets),
             bias_replicates=bias_replicates,
             seed=seed,
             annotations=annotated,
             references=_read_references(references, workers),
+            workers=workers,
         )
-        tables = all_tables(tasks, comparisons, choices, workers)
-        with tqdm(
-            total=sum(len(task.splits) for task in tasks),
-            desc="bootstrap",
-            unit="split",
-            disable=None,
-        ) as bar:
-            tables = add_uncertainty(tables, tasks, comparisons, bootstrap, bar.update)
-        if choices.references:
-            # Once more, as the accuracies now have intervals.
-            joined = reference_accuracy_table(tables[0], choices.references)
-            tables = tuple(joined if table.name == joined.name else table for table in tables)
-        notes = list(
-            dict.fromkeys(
-                [note for task in tasks for note in task.notes]
-                + [f"references: {note}" for task in choices.references for note in task.notes]
-                + [note for table in tables for note in table.notes]
-            )
-        )
+        number = sum(len(task.splits) for task in tasks)
+        with tqdm(total=number, desc="tables", unit="split", disable=None) as bar:
+            tables = all_tables(tasks, options, bar.update)
+        notes = _notes(tasks, options, tables)
         for note in notes:
             click.echo(f"note: {note}")
-        headlines = [
-            line for task in zip(tasks, comparisons, strict=True) for line in _headlines(*task)
-        ]
-        headlines += _annotation_headlines(annotated)
+        headlines = [line for task in tasks for s in task.splits for line in split_headlines(s)]
+        headlines += [annotation_headline(annotation) for annotation in annotated]
         for line in headlines:
             click.echo(line)
-        figures = list(all_figures(tasks, comparisons, tables, workers))
+        figures = list(all_figures(tasks, tables, workers))
     _write(folder, tasks, figures, tables, headlines, notes)
     click.echo(f"report: {out / REPORT}")
 
 
-def _of_experiment(config: Path, out: Path | None) -> tuple[tuple[Path, ...], Path]:
+def _of_experiment(config: Path) -> tuple[tuple[Path, ...], Path]:
+    """Find the prediction stores of an experiment, and the folder of its report."""
     # Only this option needs the schema of experiments.
     from configs.loading import load_experiment
 
     experiment = load_experiment(config)
-    predictions = experiment.output / "predictions"
-    stores = tuple(predictions / f"{task.name}.zarr" for task in experiment.tasks)
+    stores = tuple(store_path(experiment.output, task.name) for task in experiment.tasks)
     for store in stores:
         if not store.exists():
             raise InputError(
                 f"{config}: not predicted yet, as {store} is missing; run python -m pretrain, "
                 "python -m finetune and python -m predict run on it first"
             )
-    return stores, out if out is not None else experiment.output / "report"
+    return stores, experiment.output / "report"
+
+
+def _bootstrap(
+    opened: Stores,
+    splits: Sequence[str],
+    replicates: int,
+    seed: int,
+    resample_instances: bool,
+    cluster: str | None,
+) -> Bootstrap:
+    """Choose what to resample: pretraining seeds and, if wanted, instances or clusters of them."""
+    clusters = None
+    if replicates and (resample_instances or cluster is not None):
+        # The stores of a task hold the same instances; the first one's texts count.
+        clusters = {
+            str(store.attrs["task"]): read_clusters(path, store, splits, cluster)
+            for path, store in reversed(opened)
+        }
+    return Bootstrap(replicates, seed, clusters)
 
 
 def _read_references(paths: Sequence[Path], workers: Workers) -> tuple[TaskPredictions, ...]:
     """Read prediction stores, or those of experiments, of reference models."""
     stores: list[Path] = []
     for path in paths:
-        stores += _of_experiment(path, None)[0] if path.suffix in (".yaml", ".yml") else [path]
+        stores += _of_experiment(path)[0] if path.suffix in (".yaml", ".yml") else [path]
     opened = [(path, open_store(path)) for path in stores]
-    return tuple(_read(opened, (), workers, whose="references, "))
+    return tuple(_read_tasks(opened, (), workers, prefix="references, "))
 
 
-def _read(
-    opened: Sequence[tuple[Path, xr.Dataset]],
+def _read_tasks(
+    opened: Stores,
     splits: Sequence[str],
     workers: Workers,
     bootstrap: Bootstrap | None = None,
-    whose: str = "",
+    baseline_seed: int | None = None,
+    prefix: str = "",
 ) -> list[TaskPredictions]:
+    """Read the stores task by task, and print how much each task holds."""
     by_task: dict[str, list[tuple[Path, xr.Dataset]]] = {}
     for path, store in opened:
         by_task.setdefault(str(store.attrs["task"]), []).append((path, store))
@@ -251,41 +240,23 @@ def _read(
         with tqdm(
             total=total, desc=f"reading {name}", unit=" instances", unit_scale=True, disable=None
         ) as bar:
-            task = read_task(stores, splits, bar.update, bootstrap, workers)
+            task = read_task(
+                stores,
+                splits,
+                bootstrap=bootstrap,
+                baseline_seed=baseline_seed,
+                workers=workers,
+                advance=bar.update,
+            )
         tasks.append(task)
-        seeds = [len(seeds) for seeds in task.runs.seeds]
+        seeds = [len(seeds) for seeds in task.seeds]
         click.echo(
-            f"{whose}{name}: {task.runs.instances} instances in "
+            f"{prefix}{name}: {task.instances} instances in "
             f"{_number(len(task.splits), 'split')}, {_number(len(task.sizes), 'size')}, "
             f"{_range(seeds)} pretraining x "
-            f"{task.runs.runs} finetuning seeds, {_number(len(task.epochs), 'checkpoint')}"
+            f"{task.finetune_seeds} finetuning seeds, {_number(len(task.epochs), 'checkpoint')}"
         )
     return tasks
-
-
-def _clusters(
-    path: Path, store: xr.Dataset, splits: Sequence[str], column: str | None
-) -> NDArray[np.int64]:
-    """Assign the kept instances to groups that agree in a column of the texts."""
-    kept = np.arange(store.sizes["instance"])
-    if splits:
-        kept = np.flatnonzero(np.isin(store["split"].values.astype(object), list(splits)))
-    if column is None:
-        return np.arange(len(kept))
-    texts = instances_path(path)
-    try:
-        names = pq.read_schema(texts).names
-        if column not in names:
-            raise InputError(f"{texts}: no column {column}; it has {', '.join(names)}")
-        values = pq.read_table(texts, columns=["guid", column]).to_pandas()
-    except (OSError, pa.ArrowException) as error:
-        raise InputError(
-            f"{texts}: cannot be read ({type(error).__name__}); put the texts beside the store"
-        ) from error
-    if not np.array_equal(values["guid"].astype(object), store["guid"].values.astype(object)):
-        raise InputError(f"{texts}: other instances than {path}; write the store again")
-    codes, _ = pd.factorize(values[column].iloc[kept], use_na_sentinel=False)
-    return codes.astype(np.int64)
 
 
 def _number(count: int, noun: str) -> str:
@@ -297,59 +268,25 @@ def _range(values: Sequence[int]) -> str:
     return str(low) if low == high else f"{low} to {high}"
 
 
-def _headlines(task: TaskPredictions, compared: Comparisons) -> list[str]:
-    """State the accuracy and, smallest against largest size, the bounds, for each split."""
-    lines = []
-    for position, split in enumerate(task.splits):
-        counts = task.runs.at(task.instances_of(position))
-        accuracies = [
-            f"{size} {np.sum(correct, dtype=np.int64) / (correct.size * counts.runs):.4f}"
-            for size, correct in zip(counts.sizes, counts.correct, strict=True)
-            if correct.size
-        ]
-        where = f"{task.task}, {split}"
-        if accuracies:
-            lines.append(f"{where}: accuracy {', '.join(accuracies)}")
-        bounds = []
-        for predictions in ("runs", "ensembles"):
-            pair = compared.extremes(split, predictions)
-            if pair is not None and pair.curves is not None:
-                where_to = f"from {pair.s1} to {pair.s2}"
-                decay = decay_bound(pair.curves).bound
-                improvement = decay_bound(pair.curves.exchanged()).bound
-                bounds.append(f"{decay:.2%} decay and {improvement:.2%} improve ({predictions})")
-        if bounds:
-            lines.append(f"{where}: {where_to} at least {', '.join(bounds)}")
-    return lines
-
-
 def _triplet(text: str, tasks: Sequence[TaskPredictions]) -> tuple[str, str, str]:
     """Parse one --triplet; some task must have its sizes."""
     sizes = tuple(name.strip() for name in text.split(","))
     if len(sizes) != 3 or len(set(sizes)) < 3:
         raise InputError(f"--triplet {text}: give three different sizes, separated by commas")
     if not any(set(sizes) <= set(task.sizes) for task in tasks):
-        there = "; ".join(f"{task.task} has {', '.join(task.sizes)}" for task in tasks)
-        raise InputError(f"--triplet {text}: no task has these sizes; {there or 'give a store'}")
+        known = "; ".join(f"{task.task} has {', '.join(task.sizes)}" for task in tasks)
+        raise InputError(f"--triplet {text}: no task has these sizes; {known or 'give a store'}")
     return sizes[0], sizes[1], sizes[2]
 
 
-def _annotation_headlines(annotated: Sequence[Annotation]) -> list[str]:
-    """State how many labels of the annotated instances each annotator finds wrong."""
-    lines = []
-    for read in annotated:
-        counts = count_categories(read.groups, read.categories)
-        wrong = list(CATEGORIES.values()).index("wrong")
-        found = [
-            f"{of_group[wrong]} of {of_group.sum()} {group}"
-            for group, of_group in zip(GROUPS.values(), counts, strict=True)
-            if of_group.sum()
-        ]
-        lines.append(
-            f"{read.task}, {read.split}: {' and '.join(found)} instances have a wrong label "
-            f"(annotator {read.annotator})"
-        )
-    return lines
+def _notes(
+    tasks: Sequence[TaskPredictions], options: Options, tables: Sequence[Table]
+) -> list[str]:
+    """Collect the notes of the predictions and of all tables, each once."""
+    notes = [note for task in tasks for note in task.notes]
+    notes += [f"references: {note}" for task in options.references for note in task.notes]
+    notes += [note for table in tables for note in table.notes]
+    return list(dict.fromkeys(notes))
 
 
 def _write(
@@ -360,6 +297,7 @@ def _write(
     headlines: Sequence[str],
     notes: Sequence[str],
 ) -> None:
+    """Write tables, figures and the report."""
     files: dict[str, bytes] = {}
     for table in tables:
         # Pandas writes the shortest text that reads back as the same number; NaN as nothing.

@@ -19,10 +19,10 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import numpy as np
@@ -34,6 +34,9 @@ from tabulate import tabulate
 
 from predict.tensor.creating import create_store
 from predict.tensor.opening import open_store
+
+if TYPE_CHECKING:
+    from analysis.tables.table import Family
 
 SIZES = ("mini", "small", "medium", "base", "large")
 LABELS = ("contradiction", "entailment", "neutral")
@@ -51,7 +54,6 @@ LEVELS = 4096
 """Steps of the synthetic logit, from -12 to 12."""
 
 IMPORT_ROWS, IMPORT_FILES = 500_000, 8
-TABLES_MODULE, COMMAND_MODULE = "analysis.tables", "analysis.command"
 
 
 @dataclass
@@ -78,7 +80,7 @@ class Stages:
     """Measures steps, and by name adds up those that repeat."""
 
     def __init__(self) -> None:
-        self.found: dict[str, Stage] = {}
+        self.steps: dict[str, Stage] = {}
         self._inner: list[list[float]] = []
 
     @contextmanager
@@ -95,21 +97,24 @@ class Stages:
             if self._inner:
                 self._inner[-1][0] += wall
                 self._inner[-1][1] += cpu
-            stage = self.found.setdefault(name, Stage(name, 0.0, 0.0, 0.0))
+            stage = self.steps.setdefault(name, Stage(name, 0.0, 0.0, 0.0))
             stage.wall += wall - inner[0]
             stage.cpu += cpu - inner[1]
             stage.peak = max(stage.peak, _peak())
 
-    def wrap(self, module: Any, function: str) -> None:
-        """Measure every call of a module's function from here on."""
-        inner = getattr(module, function)
+    def measured(self, function: Callable[..., Any], name: str) -> Callable[..., Any]:
+        """Return a function that measures every call of the given one as a step of that name."""
 
-        def measured(*arguments: Any, **options: Any) -> Any:
-            with self.measure(function):
-                result = inner(*arguments, **options)
+        def measure(*arguments: Any, **options: Any) -> Any:
+            with self.measure(name):
+                result = function(*arguments, **options)
                 return list(result) if isinstance(result, Iterator) else result
 
-        setattr(module, function, measured)
+        return measure
+
+    def wrap(self, module: Any, function: str) -> None:
+        """Measure every call of a module's function from here on."""
+        setattr(module, function, self.measured(getattr(module, function), function))
 
 
 def _processes() -> list[Path]:
@@ -211,7 +216,7 @@ def synthetic_store(
     group = zarr.open_group(path, mode="r+")
     table = _probabilities()
     predicted = table.argmax(axis=2)
-    right = (predicted == np.arange(len(LABELS))[:, None]).ravel()
+    correct = (predicted == np.arange(len(LABELS))[:, None]).ravel()
     rows = table.reshape(-1, len(LABELS))
     offset = (gold * LEVELS).astype(np.int32)
     unit = LEVELS / 24
@@ -232,7 +237,7 @@ def synthetic_store(
                     row = level.astype(np.int32) + offset
                     probability = rows[row]
                     group["probability"][s, :, p, f, e] = probability
-                    group["correct"][s, :, p, f, e] = right[row]
+                    group["correct"][s, :, p, f, e] = correct[row]
                 ensemble += probability
             group["ensemble_correct"][s, :, p] = ensemble.argmax(axis=1) == gold
     group["finished"][...] = True
@@ -263,23 +268,35 @@ def measure_analysis(store: Path, out: Path, options: Sequence[str]) -> list[Sta
     list of Stage
         The last one is the whole.
     """
-    import analysis.command
-    import analysis.tables.tables
+    from analysis import command
+    from analysis.predictions import split
+    from analysis.tables import families, lower_bounds, split_bootstrap
+    from analysis.tables.table import DerivedFamily, SplitFamily
 
     stages = Stages()
-    steps = ("open_store", "read_task", "compare_sizes", "add_uncertainty", "all_figures")
-    for name in (*steps, "render_report"):
-        stages.wrap(analysis.command, name)
-    for name in [name for name in vars(analysis.tables) if name.endswith("_table")]:
-        stages.wrap(analysis.tables, name)
+    for module, name in (
+        (command, "open_store"),
+        (command, "read_task"),
+        (split, "compare_sizes"),
+        (split_bootstrap, "resample_pairs"),
+        (lower_bounds, "pair_confidence_bounds"),
+        (command, "all_figures"),
+        (command, "render_report"),
+    ):
+        stages.wrap(module, name)
+    measured: list[Family] = []
+    for family in families.FAMILIES:
+        if isinstance(family, SplitFamily):
+            measured.append(replace(family, rows=stages.measured(family.rows, family.name)))
+        elif isinstance(family, DerivedFamily):
+            measured.append(replace(family, derive=stages.measured(family.derive, family.name)))
+    families.FAMILIES = tuple(measured)
     wall, cpu = time.perf_counter(), _processor_seconds()
     with stages.measure("the rest"):
-        analysis.command.analyze.main(
-            [str(store), "--out", str(out), *options], standalone_mode=False
-        )
+        command.analyze.main([str(store), "--out", str(out), *options], standalone_mode=False)
     whole = Stage("all", time.perf_counter() - wall, _processor_seconds() - cpu, 0.0)
-    whole.peak = max(stage.peak for stage in stages.found.values())
-    return [*stages.found.values(), whole]
+    whole.peak = max(stage.peak for stage in stages.steps.values())
+    return [*stages.steps.values(), whole]
 
 
 def _in_new_process(store: Path, out: Path, options: Sequence[str]) -> list[Stage]:
@@ -318,8 +335,8 @@ def bench_memory(folder: Path) -> None:
     for instances in MEMORY_INSTANCES:
         store = folder / f"{instances}.zarr"
         synthetic_store(store, instances, sizes=SIZES[::4], epochs=EPOCHS[-1:])
-        found = _in_new_process(store, folder / f"{instances}", options)
-        peaks.append(found[-1].peak)
+        stages = _in_new_process(store, folder / f"{instances}", options)
+        peaks.append(stages[-1].peak)
         shutil.rmtree(store)
     few, many = MEMORY_INSTANCES
     growth = (peaks[1] - peaks[0]) * 2**20 / (many - few)
@@ -354,10 +371,10 @@ def bench_straightforward(store: Path) -> list[tuple[str, str, float, float, flo
     from analysis.statistics.fisher import discovery_bound, joint_correct_models
     from analysis.statistics.seed_differences import seed_differences
 
-    task = read_task([(store, open_store(store))], (SMALL_SPLIT,))
+    (split,) = read_task([(store, open_store(store))], (SMALL_SPLIT,)).splits
     rows = []
-    assert task.ensembles is not None
-    smaller, larger = (task.ensembles.correct[k].sum(axis=1, dtype=int) for k in (0, -1))
+    assert split.ensembles is not None
+    smaller, larger = (split.ensembles.correct[k].sum(axis=1, dtype=int) for k in (0, -1))
     n = len(smaller)
     tested = min(1000, n)
 
@@ -386,9 +403,9 @@ def bench_straightforward(store: Path) -> list[tuple[str, str, float, float, flo
 
     counts = runs.sum(axis=2, dtype=np.uint8)
     slow, fast = _seconds(pairs), _seconds(lambda: seed_differences(counts, FINETUNE_SEEDS))
-    expected, found = pairs(), seed_differences(counts, FINETUNE_SEEDS)
-    if not np.allclose(expected, (found.finetune, found.pretrain), rtol=1e-12):
-        raise AssertionError(f"pairs of runs differ by {expected}, not by {found}")
+    expected, computed = pairs(), seed_differences(counts, FINETUNE_SEEDS)
+    if not np.allclose(expected, (computed.finetune, computed.pretrain), rtol=1e-12):
+        raise AssertionError(f"pairs of runs differ by {expected}, not by {computed}")
     what = f"seed differences, {len(runs)} instances"
     rows.append((what, "every pair of runs", slow, fast, slow / fast))
     return rows
@@ -499,9 +516,9 @@ def main(instances: int, bootstrap: bool, imports: bool, memory: bool) -> None:
             bench_memory(folder / "memory")
         if bootstrap:
             options = ["--bootstrap", "1000", "--split", SMALL_SPLIT]
-            found = _in_new_process(store, folder / "bootstrap", options)
+            stages = _in_new_process(store, folder / "bootstrap", options)
             size = round(SPLITS[SMALL_SPLIT] * instances)
-            _print_stages(f"one split of {size} instances, 1,000 replicates", found)
+            _print_stages(f"one split of {size} instances, 1,000 replicates", stages)
         if imports:
             ratios.append(bench_import(folder / "import", IMPORT_ROWS, IMPORT_FILES))
     click.echo("\nbeside the straightforward way, on the same input")

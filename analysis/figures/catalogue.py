@@ -1,4 +1,4 @@
-"""The paper's figures, rendered, from counts, comparisons and curves."""
+"""The list of the paper's figures, rendered from the predictions and tables."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from analysis.figures.decay import decay_cumulative_figure, decay_grid_figure
 from analysis.figures.density import instance_accuracy_figure, instance_difference_figure
 from analysis.figures.style import style, to_pdf, to_png
 from analysis.figures.variance import pretrain_variance_figure, variance_given_bias_figure
-from analysis.predictions.comparisons import Comparison, Comparisons
-from analysis.predictions.reading import TaskPredictions
+from analysis.predictions.comparisons import Comparison
+from analysis.predictions.split import SplitPredictions, TaskPredictions
 from analysis.tables.table import Table
 from configs.processes import Workers
 
@@ -33,7 +33,7 @@ class RenderedFigure:
     name : str
         Name of its files: family, task and split.
     task, split : str
-        Which predictions it shows.
+        The predictions that it shows.
     caption : str
         What it shows, in one or two sentences, and the paper's figure.
     png, pdf : bytes
@@ -55,7 +55,6 @@ def figure_name(family: str, task: str, split: str) -> str:
 
 def all_figures(
     tasks: Sequence[TaskPredictions],
-    comparisons: Sequence[Comparisons],
     tables: Sequence[Table],
     workers: Workers | None = None,
 ) -> Iterator[RenderedFigure]:
@@ -64,8 +63,6 @@ def all_figures(
     Parameters
     ----------
     tasks : sequence of TaskPredictions
-    comparisons : sequence of Comparisons
-        One for each of `tasks`.
     tables : sequence of Table
         Among them, where there are tasks, ``variance_given_bias``.
     workers : Workers, optional
@@ -77,13 +74,19 @@ def all_figures(
     """
     frames = {table.name: table.frame for table in tables}
     drawings: list[_Drawing] = []
-    for task, compared in zip(tasks, comparisons, strict=True):
-        for position, split in enumerate(task.splits):
+    for task in tasks:
+        for split in task.splits:
             curves = frames["variance_given_bias"]
-            of_split = curves[(curves["task"] == task.task) & (curves["split"] == split)]
+            curves = curves[(curves["task"] == task.task) & (curves["split"] == split.split)]
             drawings += [
-                _Drawing(figure_name(family, task.task, split), task.task, split, caption, draw)
-                for family, caption, draw in _of_split(task, position, compared, of_split)
+                _Drawing(
+                    figure_name(family, task.task, split.split),
+                    task.task,
+                    split.split,
+                    caption,
+                    draw,
+                )
+                for family, caption, draw in _figures_of_split(split, curves)
             ]
     return (workers or Workers()).map(_render, drawings, SECONDS_PER_FIGURE * len(drawings))
 
@@ -112,24 +115,22 @@ def _render(drawing: _Drawing) -> RenderedFigure:
         )
 
 
-def _of_split(
-    task: TaskPredictions, position: int, compared: Comparisons, curves: pd.DataFrame
+def _figures_of_split(
+    split: SplitPredictions, curves: pd.DataFrame
 ) -> Iterator[tuple[str, str, Callable[[], Figure]]]:
-    """List the figures of one split: family, caption and what draws it."""
-    split = task.splits[position]
-    counts = task.runs.at(task.instances_of(position))
-    if any(counts.seeds):
+    """List the figures of one split: family, caption and the function that draws it."""
+    if any(split.runs.seeds):
         yield (
             "instance_accuracy",
             "Instance accuracy by size: how instances are distributed over the share of runs that "
             "predict them correctly (Figure 2a).",
-            partial(instance_accuracy_figure, counts),
+            partial(instance_accuracy_figure, split.runs),
         )
-    pairs = [pair for pair in compared.pairs if pair.split == split and pair.predictions == "runs"]
-    ends = compared.extremes(split, "runs")
-    neighbours = list(pairwise(task.sizes))
+    pairs = split.comparisons["runs"]
+    ends = split.extremes("runs")
+    neighbours = list(pairwise(split.sizes))
     last_two = [pair for pair in pairs if neighbours and (pair.s1, pair.s2) == neighbours[-1]]
-    if len(task.sizes) > 2:
+    if len(split.sizes) > 2:
         for pair in last_two:
             yield from _difference("instance_difference_last_two", "Figure 2b", pair)
     if ends is not None and ends.curves is not None:
@@ -140,27 +141,26 @@ def _of_split(
             "random baseline. The largest gap bounds the decaying fraction from below (Figure 4).",
             partial(decay_cumulative_figure, ends.curves, ends.s1, ends.s2),
         )
-    if len(task.sizes) > 2 and any(pair.curves is not None for pair in pairs):
+    if len(split.sizes) > 2 and any(pair.curves is not None for pair in pairs):
         yield (
             "decay_cumulative_all_pairs",
             "The same for every pair of sizes; each panel has its own scale (Figures 6, 7 and 8).",
-            partial(decay_grid_figure, task.sizes, pairs),
+            partial(decay_grid_figure, split.sizes, pairs),
         )
-    known = curves.dropna(subset=["mean"])
-    pretraining = known[known["component"] == "pretrain_variance"]
+    pretraining = curves[curves["component"] == "pretrain_variance"]
     if (pretraining["loss"] == "zero_one").any():
         yield (
             "pretrain_variance_given_bias",
             "Variance from pretraining seeds under the 0/1 loss, given the squared bias of an "
             "instance: Gaussian process with 95% credible band (Figure 5).",
-            partial(pretrain_variance_figure, known),
+            partial(pretrain_variance_figure, curves),
         )
-    if not known.empty:
+    if not curves.empty:
         yield (
             "variance_given_bias",
             "Variance from pretraining and from finetuning seeds, given the squared bias of an "
             "instance: Gaussian process with 95% credible band (Figures 9 and 10).",
-            partial(variance_given_bias_figure, known),
+            partial(variance_given_bias_figure, curves),
         )
 
 

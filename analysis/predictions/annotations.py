@@ -24,7 +24,7 @@ FILE_NAME = re.compile(r"(?P<task>.+?)[A-Z][a-z]*WorseThan[A-Z][a-z]*")
 
 @dataclass(frozen=True)
 class Annotation:
-    """What one annotator thinks of the labels of one evaluation split.
+    """One annotator's judgement of the labels of one evaluation split.
 
     Attributes
     ----------
@@ -87,14 +87,15 @@ def read_annotations(directory: Path) -> tuple[Annotation, ...]:
     paths = sorted(directory.glob("*.pkl"))
     if not paths:
         raise InputError(f"{directory}: holds no .pkl file; give the folder of annotated ones")
-    found: dict[str, Path] = {}
+    path_of_task: dict[str, Path] = {}
     annotations: list[Annotation] = []
     for path in paths:
         match = FILE_NAME.fullmatch(path.stem)
         task = match["task"] if match else path.stem
-        if task in found:
-            raise InputError(f"{path}: the same task as {found[task].name}; remove one of them")
-        found[task] = path
+        if task in path_of_task:
+            other = path_of_task[task].name
+            raise InputError(f"{path}: the same task as {other}; remove one of them")
+        path_of_task[task] = path
         annotations += _read_file(path, task)
     if not annotations:
         raise InputError(f"{directory}: no instance is annotated; give annotated files")
@@ -124,11 +125,14 @@ def _read_file(path: Path, task: str) -> list[Annotation]:
             and isinstance(entry[1], list)
             and isinstance(entry[2], dict)
         ):
-            raise InputError(f"{where} is no triple of instances, groups and annotations; mend it")
+            raise InputError(
+                f"{where} is no triple of instances, groups and annotations; give an annotated file"
+            )
         instances, groups, annotators = entry
         if len(groups) != len(instances):
             raise InputError(
-                f"{where} has {len(groups)} groups for {len(instances)} instances; mend it"
+                f"{where} has {len(groups)} groups for {len(instances)} instances; give a group "
+                "for each"
             )
         for annotator, labels in annotators.items():
             if not isinstance(labels, list) or len(labels) != len(instances):

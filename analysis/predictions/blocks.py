@@ -1,4 +1,4 @@
-"""Read a block of instances of one size, and add up the draws of each; any process can."""
+"""Read a block of instances of one size and sum its draws; any process can."""
 
 from __future__ import annotations
 
@@ -29,18 +29,21 @@ PART_INSTANCES = 8192
 
 @dataclass(frozen=True)
 class Source:
-    """What a process has to know of one size of a store.
+    """One size of a store, and what to read of it.
 
     Attributes
     ----------
     path : Path
+        The store.
     size : str
     position : int
-        Of the size in the store.
+        Position of the size in the store.
     arrays : dict of str to zarr.Array
-        By variable; by Zarr, as xarray adds half again to the time of each chunk.
+        The variables to read. Zarr's own arrays, as xarray adds half again to the time of each
+        chunk.
     by_run : tuple of str
-        What is read run by run: `correct` and, where it is there, one of the probabilities.
+        The variables that have a value for each run: ``correct`` and, where it is there, one of
+        the probabilities.
     seeds_at_once : int
         Pretraining seeds of a chunk.
     chosen : ndarray of int, shape [seed]
@@ -52,7 +55,7 @@ class Source:
     splits : int
         Number of splits.
     losses : tuple of (str, str)
-        Losses and checkpoints to add up.
+        Losses and checkpoints to sum.
     resampled : bool
         Whether instances are resampled later.
     """
@@ -73,16 +76,17 @@ class Source:
 
 @dataclass(frozen=True)
 class Block:
-    """Some instances of one size; any process reads them.
+    """Neighbouring instances of one size, to be read by any process.
 
     Attributes
     ----------
     source : Source
     instances : slice
-        Of the store.
+        Positions in the store.
     local : ndarray of int, shape [kept]
-        Those that are kept, counted from the start of the slice.
+        Positions of the instances that are kept, from the start of the slice.
     split : ndarray of int32, shape [kept]
+        Position of each kept instance's split.
     gold : ndarray of int32, shape [kept], or None
         Gold labels, where the probabilities of all labels are read.
     """
@@ -104,73 +108,79 @@ class LossBlock:
     total : ndarray of float64, shape [split, seed]
     squares : ndarray of float64, shape [split, level, seed]
     products : ndarray of float64, shape [split, seed, seed]
-    each_total : ndarray of float32, shape [seed, instance]
-    each_squares : ndarray of float32, shape [level - 1, seed, instance]
-        Of every instance, where instances are to be resampled; otherwise of none.
+    instance_total : ndarray of float32, shape [seed, instance]
+    instance_squares : ndarray of float32, shape [level - 1, seed, instance]
+        The sums of each instance where instances are resampled later; otherwise of no instance.
     """
 
     instances: NDArray[np.int64]
     total: NDArray[np.float64]
     squares: NDArray[np.float64]
     products: NDArray[np.float64]
-    each_total: NDArray[np.float32]
-    each_squares: NDArray[np.float32]
+    instance_total: NDArray[np.float32]
+    instance_squares: NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class BlockSums:
-    """A block that was read.
+    """What was read of a block.
 
     Attributes
     ----------
-    read : int
+    instances : int
         Instances of the block, kept or not.
-    correct, ensemble_correct : ndarray of int, shape [kept, seed]
-    right : ndarray of bool, shape [seed, finetune_seed, kept]
-        Where instances are resampled, otherwise of no instance.
-    run_correct : ndarray of int64, shape [split, seed, finetune_seed]
+    correct : ndarray of int, shape [kept, seed]
+        Correct finetuning runs at the last checkpoint.
+    ensemble_correct : ndarray of int, shape [kept, seed]
+        Whether the ensemble is correct, 0 or 1; no seeds in a store without ensembles.
+    correct_of_runs : ndarray of bool, shape [seed, finetune_seed, kept]
+        Whether each run is correct, where instances are resampled later; otherwise of no instance.
+    correct_instances : ndarray of int64, shape [split, seed, finetune_seed]
+        Number of instances on which each run is correct.
     losses : dict of (str, str) to LossBlock
+        By loss and checkpoints.
     binned : dict of str to BinnedVariances
+        By loss, at the last checkpoint, leading axis split.
     """
 
-    read: int
+    instances: int
     correct: NDArray[np.unsignedinteger]
     ensemble_correct: NDArray[np.uint8]
-    right: NDArray[np.bool_]
-    run_correct: NDArray[np.int64]
+    correct_of_runs: NDArray[np.bool_]
+    correct_instances: NDArray[np.int64]
     losses: dict[tuple[str, str], LossBlock]
     binned: dict[str, BinnedVariances]
 
 
 @contextmanager
 def readable(path: Path, variable: str, size: str) -> Iterator[None]:
-    """Report a failure to read.
+    """Name the store, variable and size when reading fails.
 
     Parameters
     ----------
     path : Path
         The store.
     variable, size : str
-        What is read of it.
+        What is read.
 
     Raises
     ------
     InputError
-        In place of whatever error.
+        In place of any other error.
     """
-    # A store that lies on a disk can fail to read in as many ways as there are codecs.
+    # Each codec has errors of its own.
     try:
         yield
     except Exception as error:
+        reason = (str(error).splitlines() or [""])[0]
         raise InputError(
             f"{path}: `{variable}` of size {size} cannot be read "
-            f"({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}); "
-            "copy or write the store again"
+            f"({type(error).__name__}: {reason}); copy or write the store again"
         ) from error
 
 
 def read_block(block: Block) -> BlockSums:
-    """Read a block, one chunk of pretraining seeds after the other, and add it up.
+    """Read a block, one chunk of pretraining seeds after the other, and sum it.
 
     Parameters
     ----------
@@ -183,74 +193,62 @@ def read_block(block: Block) -> BlockSums:
     Raises
     ------
     InputError
-        If something of it cannot be read.
+        If a part of it cannot be read.
     """
     source = block.source
     kept, step = len(block.local), source.seeds_at_once
-    seeds: list[_Seed] = []
+    seeds: list[_SeedSums] = []
     if kept:
         for start in sorted({int(seed) // step * step for seed in source.chosen}):
             seeds += _read_seeds(block, slice(start, start + step))
     runs = source.arrays["correct"].shape[3]
     correct = np.zeros((kept, len(source.chosen)), dtype=count_dtype(runs))
-    columns = len(source.chosen) if "ensemble_correct" in source.arrays else 0
-    ensemble = np.zeros((kept, columns), dtype=np.uint8)
-    each = kept if source.resampled else 0
-    right = np.empty((len(source.chosen), runs, each), dtype=np.bool_)
-    run_correct = np.zeros((source.splits, len(source.chosen), runs), dtype=np.int64)
+    resampled = kept if source.resampled else 0
+    correct_of_runs = np.empty((len(source.chosen), runs, resampled), dtype=np.bool_)
+    correct_instances = np.zeros((source.splits, len(source.chosen), runs), dtype=np.int64)
     for column, seed in enumerate(seeds):
         correct[:, column] = seed.correct
-        run_correct[:, column] = seed.run_correct
-        right[column] = seed.right[:, :each]
-    losses: dict[tuple[str, str], LossBlock] = {}
-    binned: dict[str, BinnedVariances] = {}
-    if seeds:
-        if "ensemble_correct" in source.arrays:
-            with readable(source.path, "ensemble_correct", source.size):
-                loaded = source.arrays["ensemble_correct"][source.position, block.instances]
-            ensemble[:] = loaded[np.ix_(block.local, source.chosen)]
-        for name in source.losses:
-            trees = [seed.trees[name] for seed in seeds if name in seed.trees]
-            losses[name] = _sum_losses(trees, block.split, source.splits, source.resampled)
-        if len(seeds) > 1 and runs > 1:
-            binned["zero_one"] = bin_variances(
-                decompose_counts(correct, runs), block.split, source.splits
-            )
-            if ("squared", "last") in source.losses:
-                last = [seed.trees["squared", "last"] for seed in seeds]
-                total = np.sum([tree.total for tree in last], axis=0)
-                squares = np.sum([tree.squares for tree in last], axis=0)
-                root = TreeSums(total, np.concatenate([total[None] ** 2, squares]))
-                parts = decompose_sums(root, (len(seeds), runs))
-                binned["squared"] = bin_variances(parts, block.split, source.splits)
-    read = block.instances.stop - block.instances.start
-    return BlockSums(read, correct, ensemble, right, run_correct, losses, binned)
+        correct_of_runs[column] = seed.correct_of_runs[:, :resampled]
+        correct_instances[:, column] = seed.correct_instances
+    losses = {}
+    for name in source.losses if seeds else ():
+        trees = [seed.trees[name] for seed in seeds if name in seed.trees]
+        losses[name] = _sum_losses(trees, block.split, source.splits, source.resampled)
+    return BlockSums(
+        instances=block.instances.stop - block.instances.start,
+        correct=correct,
+        ensemble_correct=_read_ensembles(block),
+        correct_of_runs=correct_of_runs,
+        correct_instances=correct_instances,
+        losses=losses,
+        binned=_bin_block(block, correct, runs, seeds),
+    )
 
 
 @dataclass(frozen=True)
-class _Seed:
+class _SeedSums:
     """One pretraining seed on one block of instances.
 
     Attributes
     ----------
     correct : ndarray of int, shape [instance]
-        Right finetuning runs at the last epoch.
-    right : ndarray of bool, shape [finetune_seed, instance]
-        Which they are.
-    run_correct : ndarray of int64, shape [split, finetune_seed]
-        Instances that each run has right.
+        Correct finetuning runs at the last checkpoint.
+    correct_of_runs : ndarray of bool, shape [finetune_seed, instance]
+        Which runs these are.
+    correct_instances : ndarray of int64, shape [split, finetune_seed]
+        Number of instances on which each run is correct.
     trees : dict of (str, str) to TreeSums
         By loss and checkpoints, the draws below the seed.
     """
 
     correct: NDArray[np.unsignedinteger]
-    right: NDArray[np.bool_]
-    run_correct: NDArray[np.int64]
+    correct_of_runs: NDArray[np.bool_]
+    correct_instances: NDArray[np.int64]
     trees: dict[tuple[str, str], TreeSums]
 
 
-def _read_seeds(block: Block, tile: slice) -> list[_Seed]:
-    """Read the chosen ones of some neighbouring pretraining seeds, in order."""
+def _read_seeds(block: Block, tile: slice) -> list[_SeedSums]:
+    """Read the chosen seeds among some neighbouring pretraining seeds, in order."""
     source = block.source
     columns = np.flatnonzero((source.chosen >= tile.start) & (source.chosen < tile.stop))
     seeds = (source.chosen[columns] - tile.start).tolist()
@@ -267,7 +265,7 @@ def _sum_seed(
     draws: NDArray[np.float32] | None,
     all_epochs: bool,
     block: Block,
-) -> _Seed:
+) -> _SeedSums:
     """Sum one seed's draws [finetune_seed, epoch, instance]."""
     runs, epochs, instances = correct.shape
     last = correct[:, -1]
@@ -284,26 +282,58 @@ def _sum_seed(
             parts.setdefault(("zero_one", "all"), []).append(count_sums(counts))
     trees = {
         name: TreeSums(
-            np.concatenate([of.total for of in found]),
-            np.concatenate([of.squares for of in found], axis=1),
+            np.concatenate([tree.total for tree in of_parts]),
+            np.concatenate([tree.squares for tree in of_parts], axis=1),
         )
-        for name, found in parts.items()
+        for name, of_parts in parts.items()
     }
     splits = block.source.splits
-    return _Seed(
+    return _SeedSums(
         correct=last.sum(axis=0, dtype=count_dtype(runs)),
-        right=last,
-        run_correct=np.stack(
+        correct_of_runs=last,
+        correct_instances=np.stack(
             [np.bincount(block.split[run], minlength=splits) for run in last], axis=1
         ),
         trees=trees,
     )
 
 
-def _read_runs(variable: str, block: Block, tile: slice, seeds: Sequence[int]) -> NDArray:
-    """Load [seed, finetune_seed, epoch, kept instance] of some seeds of a tile, run by run.
+def _read_ensembles(block: Block) -> NDArray[np.uint8]:
+    """Load whether ensembles are correct, [kept, seed]; no seeds in a store without them."""
+    source, kept = block.source, len(block.local)
+    if "ensemble_correct" not in source.arrays:
+        return np.zeros((kept, 0), dtype=np.uint8)
+    if not kept or not len(source.chosen):
+        return np.zeros((kept, len(source.chosen)), dtype=np.uint8)
+    with readable(source.path, "ensemble_correct", source.size):
+        loaded = np.asarray(source.arrays["ensemble_correct"][source.position, block.instances])
+    return loaded[np.ix_(block.local, source.chosen)].astype(np.uint8)
 
-    Of the probabilities of all labels, the gold one's.
+
+def _bin_block(
+    block: Block, correct: NDArray[np.unsignedinteger], runs: int, seeds: list[_SeedSums]
+) -> dict[str, BinnedVariances]:
+    """Bin the variances at the last checkpoint by bias, where they can be estimated."""
+    if len(seeds) < 2 or runs < 2:
+        return {}
+    source = block.source
+    binned = {
+        "zero_one": bin_variances(decompose_counts(correct, runs), block.split, source.splits)
+    }
+    if ("squared", "last") in source.losses:
+        trees = [seed.trees["squared", "last"] for seed in seeds]
+        total = np.sum([tree.total for tree in trees], axis=0)
+        squares = np.sum([tree.squares for tree in trees], axis=0)
+        root = TreeSums(total, np.concatenate([total[None] ** 2, squares]))
+        parts = decompose_sums(root, (len(seeds), runs))
+        binned["squared"] = bin_variances(parts, block.split, source.splits)
+    return binned
+
+
+def _read_runs(variable: str, block: Block, tile: slice, seeds: Sequence[int]) -> NDArray:
+    """Load a variable of some seeds of a tile, [seed, finetune_seed, epoch, kept].
+
+    Of the probabilities of all labels only that of the gold label.
     """
     source, array = block.source, block.source.arrays[variable]
     runs = array.chunks[3]
@@ -344,7 +374,7 @@ def _choose(loaded: NDArray, seeds: Sequence[int], block: Block, into: NDArray) 
 def _sum_losses(
     trees: Sequence[TreeSums], split: NDArray[np.integer], splits: int, resampled: bool
 ) -> LossBlock:
-    """Add up a block, whose seeds are the `trees`, of instances in the given splits."""
+    """Sum a loss over a block by split; `trees` are its pretraining seeds."""
     totals = np.stack([tree.total for tree in trees]).astype(np.float64, copy=False)
     levels = len(trees[0].squares)
     total = np.empty((splits, len(trees)))
@@ -357,11 +387,11 @@ def _sum_losses(
     for position in np.unique(split):
         chosen = totals[:, split == position]
         products[position] = chosen @ chosen.T
-    each_total = np.empty((len(trees), len(split) if resampled else 0), dtype=np.float32)
-    each_squares = np.empty((levels - 1, *each_total.shape), dtype=np.float32)
+    instance_total = np.empty((len(trees), len(split) if resampled else 0), dtype=np.float32)
+    instance_squares = np.empty((levels - 1, *instance_total.shape), dtype=np.float32)
     if resampled:
-        each_total[:] = totals
+        instance_total[:] = totals
         for seed, tree in enumerate(trees):
-            each_squares[:, seed] = tree.squares[1:]
+            instance_squares[:, seed] = tree.squares[1:]
     instances = np.bincount(split, minlength=splits)
-    return LossBlock(instances, total, squares, products, each_total, each_squares)
+    return LossBlock(instances, total, squares, products, instance_total, instance_squares)

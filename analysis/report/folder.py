@@ -1,4 +1,4 @@
-"""The folder of one analysis: whose it is, and files that appear whole or not at all."""
+"""The folder of one analysis: of which predictions it is, and which files it holds."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 
 import xarray as xr
 
+from configs.atomic import written_beside
 from configs.errors import InputError
 
 RECORD = "analysis.json"
@@ -20,7 +21,7 @@ FIGURES = "figures"
 
 
 def identity(stores: Iterable[xr.Dataset]) -> list[dict[str, str]]:
-    """Say which predictions an analysis is of.
+    """Identify the predictions of an analysis.
 
     Parameters
     ----------
@@ -29,22 +30,22 @@ def identity(stores: Iterable[xr.Dataset]) -> list[dict[str, str]]:
     Returns
     -------
     list of dict
-        Task and configuration hash of each store, sorted. A store that somebody wrote without a
-        hash is known by its coordinates.
+        Task and configuration hash of each store, sorted. A store without a hash of its own is
+        identified by a hash of its coordinates.
     """
-    found = []
+    identities = []
     for store in stores:
-        known = store.attrs.get("configuration_hash")
-        if known is None:
+        digest = store.attrs.get("configuration_hash")
+        if digest is None:
             names = ("size", "guid", "gold", "pretrain_seed", "finetune_seed", "epoch")
             text = json.dumps([[str(value) for value in store[name].values] for name in names])
-            known = hashlib.sha256(text.encode()).hexdigest()
-        found.append({"task": str(store.attrs["task"]), "configuration_hash": str(known)})
-    return sorted(found, key=lambda entry: (entry["task"], entry["configuration_hash"]))
+            digest = hashlib.sha256(text.encode()).hexdigest()
+        identities.append({"task": str(store.attrs["task"]), "configuration_hash": str(digest)})
+    return sorted(identities, key=lambda entry: (entry["task"], entry["configuration_hash"]))
 
 
 class AnalysisFolder:
-    """The output folder, claimed for the analysis of certain stores.
+    """The output folder of the analysis of certain stores.
 
     Parameters
     ----------
@@ -64,26 +65,26 @@ class AnalysisFolder:
         self.path = path
         self.stores = stores
         self.written: list[str] = []
-        self._before: list[str] = []
+        self._earlier: list[str] = []
         if path.exists() and not path.is_dir():
             raise InputError(f"{path}: is a file; give a folder as --out")
-        there = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
-        if not there.is_dir():
-            raise InputError(f"{path}: {there} is a file; give another folder as --out")
-        if not os.access(there, os.W_OK | os.X_OK):
+        parent = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+        if not parent.is_dir():
+            raise InputError(f"{path}: {parent} is a file; give another folder as --out")
+        if not os.access(parent, os.W_OK | os.X_OK):
             raise InputError(
-                f"{path}: nothing may be written to {there}; give another folder as --out"
+                f"{path}: nothing may be written to {parent}; give another folder as --out"
             )
         for folder in (path, *path.absolute().parents):
             if (folder / "zarr.json").exists() or (folder / ".zgroup").exists():
                 raise InputError(f"{path}: lies in a prediction store; give another folder")
         if (path / RECORD).exists():
-            self._before = self._require_same_analysis()
+            self._earlier = self._require_same_analysis()
         else:
-            taken = [name for name in (REPORT, TABLES, FIGURES) if (path / name).exists()]
-            if taken:
+            other = [name for name in (REPORT, TABLES, FIGURES) if (path / name).exists()]
+            if other:
                 raise InputError(
-                    f"{path}: already holds {taken[0]}, which no analysis wrote; "
+                    f"{path}: already holds {other[0]}, which no analysis wrote; "
                     "give another folder as --out"
                 )
 
@@ -104,30 +105,44 @@ class AnalysisFolder:
         return files
 
     def begin(self, planned: Sequence[str]) -> None:
-        """Claim the folder before the first file, so that an interrupted analysis can go on."""
+        """List the planned files before the first is written.
+
+        An analysis that is interrupted then finds the folder to be its own when it runs again.
+
+        Parameters
+        ----------
+        planned : sequence of str
+            Paths in the folder, with ``/``.
+
+        Raises
+        ------
+        InputError
+            If the folder cannot be written.
+        """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            self._record([*self._before, *planned])
+            self._record([*self._earlier, *planned])
         except OSError as error:
             raise InputError(
                 f"{self.path}: cannot be written ({error.strerror}); give another folder as --out"
             ) from error
 
     def write(self, name: str, content: bytes) -> None:
-        """Write one file, by its path in the folder (POSIX), in one step."""
-        target = self.path / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        beside = target.with_name(f".{target.name}.{os.getpid()}.part")
-        try:
-            beside.write_bytes(content)
-            beside.replace(target)
-        finally:
-            beside.unlink(missing_ok=True)
+        """Write one file whole or not at all.
+
+        Parameters
+        ----------
+        name : str
+            Path in the folder, with ``/``.
+        content : bytes
+        """
+        with written_beside(self.path / name) as partial:
+            partial.write_bytes(content)
         self.written.append(name)
 
     def end(self) -> None:
         """Remove what an earlier run of the same analysis wrote and this one did not."""
-        for name in sorted(set(self._before) - set(self.written)):
+        for name in sorted(set(self._earlier) - set(self.written)):
             parts = PurePosixPath(name).parts
             if len(parts) == 2 and parts[0] in (TABLES, FIGURES) and parts[1] != "..":
                 (self.path / name).unlink(missing_ok=True)
@@ -135,6 +150,6 @@ class AnalysisFolder:
 
     def _record(self, files: Iterable[str]) -> None:
         content = {"files": sorted(set(files)), "stores": self.stores}
-        written = self.written.copy()
-        self.write(RECORD, (json.dumps(content, indent=2, sort_keys=True) + "\n").encode())
-        self.written = written
+        with written_beside(self.path / RECORD) as partial:
+            text = json.dumps(content, indent=2, sort_keys=True) + "\n"
+            partial.write_text(text, encoding="utf-8")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis.statistics.multisets import multisets
+from analysis.statistics.multisets import Multisets, multisets
 from analysis.statistics.shapes import CorrectCounts
 
 
@@ -27,7 +27,7 @@ class SeedDifferences:
     pretrain: float
 
 
-def seed_differences(correct: CorrectCounts, runs: int) -> SeedDifferences:
+def seed_differences(correct: CorrectCounts | Multisets, runs: int) -> SeedDifferences:
     """Average the disagreement over all pairs of runs, without a loop over pairs.
 
     Of F runs with u correct, u (F - u) of the C(F, 2) pairs disagree; of two pretraining seeds
@@ -36,7 +36,8 @@ def seed_differences(correct: CorrectCounts, runs: int) -> SeedDifferences:
 
     Parameters
     ----------
-    correct : CorrectCounts
+    correct : CorrectCounts or Multisets
+        The counts, or their multisets.
     runs : int
         Finetuning runs of one pretraining seed.
 
@@ -55,9 +56,9 @@ def seed_differences(correct: CorrectCounts, runs: int) -> SeedDifferences:
     >>> seed_differences(np.array([[2, 0], [1, 1]]), runs=2)
     SeedDifferences(finetune=0.5, pretrain=0.75)
     """
-    instances, seeds = correct.shape
-    distinct = multisets(correct)
+    distinct = correct if isinstance(correct, Multisets) else multisets(correct)
     rows, frequency = distinct.rows, distinct.frequency
+    instances, seeds = len(distinct.index), rows.shape[1]
     # Disagreeing pairs of runs of each multiset: that share the pretraining seed, and that do not.
     within = (rows * (runs - rows)).sum(axis=1)
     total = rows.sum(axis=1)

@@ -2,189 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from math import floor, log10
+from collections.abc import Iterator, Mapping, Sequence
 
 import pandas as pd
 
-from analysis.tables.published import published_numbers
+from analysis.tables.printing import groups
+from analysis.tables.published import Source, published_numbers
+from analysis.tables.table import DerivedFamily, Options, Printed, Row, Table
 
 SPLITS = {"mnli": "dev_matched", "qqp": "dev", "sst-2": "train"}
 """The evaluation split that the paper reports, by task."""
 
-# Ties of decimal fractions, such as 0.0125, are not exact in binary.
-EPSILON = 1e-12
+PAPER_RUNS = 50
+"""Runs of each size of the paper: 10 pretraining seeds, 5 finetuning seeds of each."""
 
 
-@dataclass(frozen=True)
-class Digits:
-    """How a number is printed.
-
-    Attributes
-    ----------
-    digits : int
-        Decimals of the fraction, or significant digits.
-    significant : bool
-        Whether `digits` are significant ones.
-    truncated : bool
-        Whether the rest is cut off instead of rounded.
-    """
-
-    digits: int
-    significant: bool = False
-    truncated: bool = False
-
-    def agree(self, published: float, ours: float) -> bool:
-        """Tell whether `ours` would be printed as `published`."""
-        unit = 10.0**-self.digits
-        if self.significant and published:
-            unit = 10.0 ** (floor(log10(abs(published))) + 1 - self.digits)
-        if self.truncated:
-            return -EPSILON <= ours - published < unit - EPSILON
-        return abs(ours - published) <= unit / 2 + EPSILON
-
-
-@dataclass(frozen=True)
-class Source:
-    """Where published numbers are printed, and where ours are.
-
-    Attributes
-    ----------
-    table : str
-        Where they are printed.
-    file : str
-        Name of the file of published numbers.
-    ours : str
-        Name of our table.
-    keys : tuple of str
-        Columns, besides ``task``, that tell the rows apart in both.
-    values : dict of str to (str, Digits)
-        By column of the published numbers, our column, and how the number is printed.
-    only : dict
-        Which of our rows are meant, where the published ones do not say.
-    """
-
-    table: str
-    file: str
-    ours: str
-    keys: tuple[str, ...]
-    values: Mapping[str, tuple[str, Digits]]
-    only: Mapping[str, str] = field(default_factory=dict)
-
-
-_THREE = Digits(3)
-_SIGNIFICANT = Digits(3, significant=True)
-_VARIANCES = ("bias2", "pretrain_variance", "finetune_variance")
-_ZERO_ONE = {"loss": "zero_one", "checkpoints": "last"}
-
-SOURCES = (
-    Source(
-        "Table 1",
-        "table01_seed_differences",
-        "seed_differences",
-        ("size",),
-        {
-            "diff_finetune": ("diff_finetune", _THREE),
-            "diff_pretrain": ("diff_pretrain", _THREE),
-            "std_all": ("std_accuracy", _THREE),
-        },
-    ),
-    Source(
-        "Table 3",
-        "table03_thresholds",
-        "thresholds",
-        ("s1", "s2", "threshold"),
-        {
-            "decay": ("discovery", Digits(4)),
-            "decay_baseline": ("baseline", _SIGNIFICANT),
-            "difference": ("difference", Digits(4)),
-        },
-        {"predictions": "ensembles"},
-    ),
-    Source(
-        "Table 5",
-        "table05_labels",
-        "label_quality",
-        ("group",),
-        {
-            name: (name, Digits(2, truncated=True))
-            for name in ("correct", "fine", "wrong", "unsure")
-        },
-        # The initials of the first author, whose annotations the paper reports.
-        {"annotator": "rz"},
-    ),
-    Source(
-        "Table 7",
-        "table07_decomposition",
-        "decomposition",
-        ("size",),
-        {name: (name, _THREE) for name in _VARIANCES},
-        _ZERO_ONE,
-    ),
-    Source(
-        "Table 8", "table08_accuracy", "accuracy", ("size",), {"reproduced": ("accuracy", _THREE)}
-    ),
-    Source(
-        "Table 8",
-        "table08_accuracy",
-        "reference_accuracy",
-        ("size",),
-        {"original": ("reference", _THREE)},
-    ),
-    Source(
-        "Table 9",
-        "table09_lower_bounds",
-        "lower_bounds",
-        ("s1", "s2"),
-        {"fraction_improving": ("bound", _THREE)},
-        {"predictions": "runs"},
-    ),
-    Source(
-        "Table 10",
-        "table10_relative_bias",
-        "relative_bias",
-        ("s1", "s2"),
-        {"relative_bias": ("relative_bias", _THREE)},
-    ),
-    Source(
-        "Table 11",
-        "table11_baseline_vs_bh",
-        "baseline_vs_bh",
-        ("s1", "s2", "method", "pretraining_seeds"),
-        {"lower_bound": ("lower_bound", _THREE)},
-    ),
-    Source(
-        "Table 12",
-        "table12_momentum",
-        "momentum",
-        ("s1", "s2", "s3", "bucket_upper"),
-        {"pearson_r": ("pearson_r", Digits(2))},
-    ),
-    Source(
-        "notebook",
-        "sst2_notebook",
-        "decomposition",
-        ("size",),
-        {name: (name, _SIGNIFICANT) for name in _VARIANCES},
-        _ZERO_ONE,
-    ),
-    Source(
-        "notebook",
-        "sst2_notebook",
-        "seed_differences",
-        ("size",),
-        {name: (name, _SIGNIFICANT) for name in ("diff_finetune", "diff_pretrain")},
-    ),
-)
-
-COLUMNS = (
-    *("task", "split", "table", "row", "column"),
-    *("published", "ours", "difference", "within_rounding", "printed"),
-)
-
-
-def compare_published(frames: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+def compare_published(tables: Sequence[Table]) -> pd.DataFrame:
     """Put every published number that can be recomputed beside ours.
 
     Tasks are matched by name, whatever its case and punctuation, on the split that the paper
@@ -192,35 +25,38 @@ def compare_published(frames: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
 
     Parameters
     ----------
-    frames : mapping of str to pandas.DataFrame
-        Our tables by name; those that are absent are not compared.
+    tables : sequence of Table
+        Tables of ours.
 
     Returns
     -------
     pandas.DataFrame
         Columns task, split, table, row, column, published, ours, difference (ours less
         published), within_rounding: whether ours would be printed as the published number, and
-        printed: whether that is ``rounded`` or ``truncated``.
+        printed: whether that is ``rounded`` or ``truncated``. In the order of the paper's tables.
     """
-    rows: list[tuple[object, ...]] = []
-    for source in SOURCES:
-        if source.ours in frames:
-            rows += _compare(source, frames[source.ours])
-    return pd.DataFrame(rows, columns=list(COLUMNS))
+    sources = [(source, table) for table in tables for source in table.family.published]
+    sources.sort(key=lambda pair: (pair[0].number, pair[1].name))
+    rows = [row for source, table in sources for row in _compare(source, table.frame)]
+    return pd.DataFrame(rows, columns=PUBLISHED_COMPARISON.columns(with_intervals=False))
 
 
-def _compare(source: Source, ours: pd.DataFrame) -> list[tuple[object, ...]]:
+def reported(task: str, split: str) -> bool:
+    """Whether the paper reports this split of a task, whatever the name's case and punctuation."""
+    return (_plain(task), split) in {(_plain(name), of_paper) for name, of_paper in SPLITS.items()}
+
+
+def _compare(source: Source, ours: pd.DataFrame) -> list[Row]:
+    """Compare the numbers of one source with the rows of one table."""
     for column, value in source.only.items():
         ours = ours[ours[column] == value]
     names = {_plain(task): task for task in SPLITS}
     known = ours["task"].map(lambda task: names.get(_plain(str(task))))
-    paper = known.map(lambda task: SPLITS.get(task, ""))
-    ours = ours.assign(known=known)[known.notna() & (ours["split"] == paper)]
+    paper_split = known.map(lambda task: SPLITS.get(task, ""))
+    ours = ours.assign(known=known)[known.notna() & (ours["split"] == paper_split)]
     if ours.empty:
         return []
-    if source.ours == "label_quality":
-        keys = ["task", "split", "known", "group"]
-        ours = ours.pivot(index=keys, columns="category", values="fraction").reset_index()
+    ours = source.prepare(ours)
     published = published_numbers(source.file)
     if "task" not in published:
         published = published.assign(task="sst-2")
@@ -231,25 +67,75 @@ def _compare(source: Source, ours: pd.DataFrame) -> list[tuple[object, ...]]:
         right_on=["known", *source.keys],
         suffixes=("_published", "_ours"),
     )
-    rows: list[tuple[object, ...]] = []
+    # Only columns that both frames have get a suffix.
+    shared = set(published) & set(ours)
+    rows: list[Row] = []
     for _, cells in both.iterrows():
-        row = ", ".join(str(cells[key]) for key in source.keys)
-        for column, (own, digits) in source.values.items():
-            shared = set(published) & set(ours)
-            theirs = float(cells[f"{column}_published" if column in shared else column])
-            mine = float(cells[f"{own}_ours" if own in shared else own])
-            if pd.notna(mine):
-                place = (cells["task_ours"], cells["split"], source.table, row, column)
-                agree = digits.agree(theirs, mine)
-                printed = "truncated" if digits.truncated else "rounded"
-                rows.append((*place, theirs, mine, mine - theirs, agree, printed))
+        for column, (own_column, digits) in source.values.items():
+            number = float(cells[f"{column}_published" if column in shared else column])
+            own = float(cells[f"{own_column}_ours" if own_column in shared else own_column])
+            if pd.notna(own):
+                rows.append(
+                    {
+                        "task": cells["task_ours"],
+                        "split": cells["split"],
+                        "table": source.table,
+                        "row": ", ".join(str(cells[key]) for key in source.keys),
+                        "column": column,
+                        "published": number,
+                        "ours": own,
+                        "difference": own - number,
+                        "within_rounding": digits.agree(number, own),
+                        "printed": "truncated" if digits.truncated else "rounded",
+                    }
+                )
     return rows
-
-
-def reported(task: str, split: str) -> bool:
-    """Whether the paper reports this split of a task, whatever the name's case and punctuation."""
-    return (_plain(task), split) in {(_plain(name), of_paper) for name, of_paper in SPLITS.items()}
 
 
 def _plain(task: str) -> str:
     return "".join(character for character in task.lower() if character.isalnum())
+
+
+def _derive(tables: Mapping[str, Table], _: Options) -> tuple[pd.DataFrame, tuple[str, ...]]:
+    """Compare all tables with what is published, and note where runs differ in number."""
+    frame = compare_published(list(tables.values()))
+    if frame.empty:
+        return frame, (
+            "no published number is about these tasks, splits and sizes, so none is compared",
+        )
+    notes: tuple[str, ...] = ()
+    if "accuracy" in tables:
+        accuracy = tables["accuracy"].frame
+        other = accuracy[accuracy["task"].isin(frame["task"]) & (accuracy["runs"] != PAPER_RUNS)]
+        notes = tuple(
+            f"{task}: not {PAPER_RUNS} runs of every size, as the paper has, on which differences "
+            "between seeds, variances and bounds depend"
+            for task in other["task"].unique()
+        )
+    return frame, notes
+
+
+def _layout(frame: pd.DataFrame) -> Iterator[Printed]:
+    for heading, group in groups(frame, ["task", "split", "table"]):
+        cells = {
+            "Row": group["row"],
+            "Column": group["column"],
+            "Published": group["published"].map(lambda value: f"{value:.4g}"),
+            "Ours": group["ours"].map(lambda value: f"{value:.4g}"),
+            "Difference": group["difference"].map(lambda value: f"{value:+.2g}"),
+            "Within rounding": [
+                ("yes" if same else "no") + (", truncated" if printed == "truncated" else "")
+                for same, printed in zip(group["within_rounding"], group["printed"], strict=True)
+            ],
+        }
+        yield Printed(heading, pd.DataFrame(cells))
+
+
+PUBLISHED_COMPARISON = DerivedFamily(
+    name="published_comparison",
+    title="Numbers published with the paper, beside the same numbers from these predictions.",
+    keys=("table", "row", "column"),
+    values=("published", "ours", "difference", "within_rounding", "printed"),
+    layout=_layout,
+    derive=_derive,
+)

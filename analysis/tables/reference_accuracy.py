@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+
 import pandas as pd
+
+from analysis.tables.accuracy import ACCURACY
+from analysis.tables.printing import percent
+from analysis.tables.published import THREE_DECIMALS, Source
+from analysis.tables.published_comparison import reported
+from analysis.tables.seed_differences import SEED_DIFFERENCES
+from analysis.tables.table import DerivedFamily, Options, Printed, Table, rows_of_split
 
 KEYS = ["task", "split", "size"]
 
@@ -24,13 +33,11 @@ def join_reference_accuracy(
     Returns
     -------
     frame : pandas.DataFrame
-        Columns task, split, size, accuracy, runs, reference, reference_std, reference_runs,
-        difference (accuracy less reference), instances; in the order of `ours`. Where `ours`
-        has intervals, difference_low and difference_high are their ends less the reference,
-        which is taken as given: with one pretrained model of a size, nothing tells how it would
-        vary.
+        The columns of `REFERENCE_ACCURACY`, in the order of `ours`: difference is accuracy less
+        reference. The ends of its interval are those of the accuracy less the reference, which is
+        taken as given: one pretrained model of a size does not determine how others would vary.
     notes : tuple of str
-        What has no counterpart, and where the two are of different instances.
+        Which models have no counterpart, and where the two predict different instances.
     """
     columns = {
         "accuracy": "reference",
@@ -38,17 +45,15 @@ def join_reference_accuracy(
         "runs": "reference_runs",
         "instances": "reference_instances",
     }
-    theirs = references[[*KEYS, *columns]].rename(columns=columns)
+    renamed = references[[*KEYS, *columns]].rename(columns=columns)
     joined = ours.dropna(subset=["accuracy"]).merge(
-        theirs.dropna(subset=["reference"]), on=KEYS, how="inner"
+        renamed.dropna(subset=["reference"]), on=KEYS, how="inner"
     )
     joined["difference"] = joined["accuracy"] - joined["reference"]
-    names = [*KEYS, "accuracy", "runs", "reference", "reference_std", "reference_runs"]
-    names += ["difference", "instances"]
-    if "accuracy_low" in joined:
+    with_intervals = "accuracy_low" in joined
+    if with_intervals:
         for end in ("low", "high"):
             joined[f"difference_{end}"] = joined[f"accuracy_{end}"] - joined["reference"]
-            names.append(f"difference_{end}")
     notes = []
     if joined.empty:
         notes.append(
@@ -57,31 +62,79 @@ def join_reference_accuracy(
         )
     unlike = joined[joined["instances"] != joined["reference_instances"]]
     for (task, split), rows in unlike.groupby(["task", "split"], sort=False):
-        mine, other = rows[["instances", "reference_instances"]].iloc[0]
+        instances, reference = rows[["instances", "reference_instances"]].iloc[0]
         notes.append(
-            f"{task}, {split}: the references predict {other} instances and these models {mine}, "
-            "so part of the difference in accuracy may come from that"
+            f"{task}, {split}: the references predict {reference} instances and these models "
+            f"{instances}, so part of the difference in accuracy may come from that"
         )
-    return joined[names], tuple(notes)
+    return joined[REFERENCE_ACCURACY.columns(with_intervals)], tuple(notes)
 
 
-def beside_each_other(frame: pd.DataFrame) -> pd.DataFrame:
-    """Lay accuracies out as Table 8 does.
+def _derive(
+    tables: Mapping[str, Table], options: Options
+) -> tuple[pd.DataFrame, tuple[str, ...]] | None:
+    """Join our table of accuracy with that of the references."""
+    if not options.references:
+        return None
+    accuracy, differences = (
+        pd.DataFrame(
+            [
+                row
+                for task in options.references
+                for split in task.splits
+                for row in rows_of_split(family, split, None, options)
+            ]
+        )
+        for family in (ACCURACY, SEED_DIFFERENCES)
+    )
+    references = accuracy.merge(differences[[*KEYS, "std_accuracy"]], on=KEYS)
+    return join_reference_accuracy(tables["accuracy"].frame, references)
 
-    Parameters
-    ----------
-    frame : pandas.DataFrame
-        From `join_reference_accuracy`; one row for each size and task of one part.
 
-    Returns
-    -------
-    pandas.DataFrame
-        Column `size` (``mini, reference`` and ``mini, ours`` in turn) and one column of
-        accuracies for each value of the column `column`.
+def _layout(frame: pd.DataFrame) -> Iterator[Printed]:
+    published = frame[[reported(t, s) for t, s in zip(frame["task"], frame["split"], strict=True)]]
+    if not published.empty:
+        yield _beside_each_other("splits that the paper reports", published, "task")
+    for task, group in frame.groupby("task", sort=False):
+        yield _beside_each_other(f"{task}, all splits", group, "split")
+
+
+def _beside_each_other(heading: str, frame: pd.DataFrame, across: str) -> Printed:
+    """Lay accuracies out as Table 8 does, with a column for each value of the column `across`.
+
+    Rows are ``mini, reference`` and ``mini, ours`` in turn.
     """
     rows = []
     for size, group in frame.groupby("size", sort=False):
         for name, value in (("reference", "reference"), ("ours", "accuracy")):
-            cells = dict(zip(group["column"], group[value], strict=True))
-            rows.append({"size": f"{size}, {name}", **cells})
-    return pd.DataFrame(rows, columns=["size", *dict.fromkeys(frame["column"])])
+            cells = dict(zip(group[across], group[value].map(percent), strict=True))
+            rows.append({"Size": f"{size}, {name}", **cells})
+    columns = ["Size", *dict.fromkeys(frame[across])]
+    return Printed(heading, pd.DataFrame(rows, columns=columns).fillna(""))
+
+
+REFERENCE_ACCURACY = DerivedFamily(
+    name="reference_accuracy",
+    title=(
+        "Mean accuracy of these models and of reference models; an interval of the difference "
+        "takes that of the reference models as given."
+    ),
+    keys=("size",),
+    values=(
+        "accuracy",
+        "runs",
+        "reference",
+        "reference_std",
+        "reference_runs",
+        "difference",
+        "instances",
+    ),
+    intervals=("difference",),
+    derive=_derive,
+    layout=_layout,
+    published=(
+        Source(
+            "Table 8", "table08_accuracy", ("size",), {"original": ("reference", THREE_DECIMALS)}
+        ),
+    ),
+)

@@ -1,12 +1,161 @@
-"""A table of the analysis: its name, title, frame and notes."""
+"""A family of tables: what it is called, how it is computed and how it is printed.
+
+A family is one constant in a file of its own, and one entry of `analysis.tables.families.FAMILIES`.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import pandas as pd
 
+from analysis.predictions.annotations import Annotation
+from analysis.predictions.split import SplitPredictions, TaskPredictions
+from analysis.tables.published import Source
+from analysis.tables.split_bootstrap import SplitBootstrap
+from configs.processes import Workers
+
 NAN = float("nan")
+
+Row = dict[str, object]
+"""Cells of one row by column, without task and split; columns that are missing are NaN."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What an analysis computes beyond its predictions, and with how many processes.
+
+    Attributes
+    ----------
+    triplets : tuple of (str, str, str)
+        Triplets of sizes for the momentum, besides the usual ones.
+    bias_replicates : int
+        Bootstrap samples for the bias of the adaptive threshold.
+    seed : int
+        Seed of these samples.
+    annotations : tuple of Annotation
+        Annotated instances; without any there is no table of label quality.
+    references : tuple of TaskPredictions
+        Predictions of reference models; without any there is no table of their accuracy.
+    workers : Workers
+        Processes that share out long steps.
+    """
+
+    triplets: tuple[tuple[str, str, str], ...] = ()
+    bias_replicates: int = 100
+    seed: int = 0
+    annotations: tuple[Annotation, ...] = ()
+    references: tuple[TaskPredictions, ...] = ()
+    workers: Workers = field(default_factory=Workers)
+
+
+@dataclass(frozen=True)
+class Printed:
+    """One printed part of a table.
+
+    Attributes
+    ----------
+    heading : str
+        Task, split and whatever else tells the parts of one table apart.
+    cells : pandas.DataFrame
+        Text, as printed.
+    """
+
+    heading: str
+    cells: pd.DataFrame
+
+
+def no_notes(*_: object) -> tuple[str, ...]:
+    """Return no notes, for families that have nothing to explain."""
+    return ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Family:
+    """A family of tables: the same columns for any predictions.
+
+    Attributes
+    ----------
+    name : str
+        Name of the table's files.
+    title : str
+        What the table holds, in one sentence.
+    keys : tuple of str
+        Columns that name a row, after ``task`` and ``split``.
+    values : tuple of str
+        Columns that follow the keys.
+    intervals : tuple of str
+        Those of the values that have a 95% interval: column X has ``X_low`` and ``X_high``
+        (`analysis.bootstrap.intervals`).
+    bounds : tuple of str
+        Further columns that, like intervals, are there with replicates only.
+    layout : callable
+        Lays out the frame as the paper prints it, in parts.
+    published : tuple of Source
+        Where numbers of this table are published.
+    """
+
+    name: str
+    title: str
+    keys: tuple[str, ...]
+    values: tuple[str, ...]
+    layout: Callable[[pd.DataFrame], Iterator[Printed]]
+    intervals: tuple[str, ...] = ()
+    bounds: tuple[str, ...] = ()
+    published: tuple[Source, ...] = ()
+
+    def columns(self, with_intervals: bool) -> list[str]:
+        """List the columns of the table in order.
+
+        Parameters
+        ----------
+        with_intervals : bool
+            Whether there are replicates.
+
+        Returns
+        -------
+        list of str
+        """
+        names = ["task", "split", *self.keys, *self.values]
+        if with_intervals:
+            names += [f"{name}_{end}" for name in self.intervals for end in ("low", "high")]
+            names += self.bounds
+        return names
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitFamily(Family):
+    """A family whose rows are computed split by split.
+
+    Attributes
+    ----------
+    rows : callable
+        Computes the rows of one split, with their intervals where there is a `SplitBootstrap`.
+    notes : callable
+        Explains, given all tasks, the finished frame and the options, which cells are NaN and what
+        was left out; one line each.
+    interval_notes : callable
+        Explains which intervals of one task are NaN.
+    """
+
+    rows: Callable[[SplitPredictions, SplitBootstrap | None, Options], Iterable[Row]]
+    notes: Callable[[Sequence[TaskPredictions], pd.DataFrame, Options], Iterable[str]] = no_notes
+    interval_notes: Callable[[TaskPredictions], Iterable[str]] = no_notes
+
+
+@dataclass(frozen=True, kw_only=True)
+class DerivedFamily(Family):
+    """A family whose one table is computed from other tables or from the options.
+
+    Attributes
+    ----------
+    derive : callable
+        Returns frame and notes, given the tables before it by name, and the options; None where
+        there is nothing to tabulate.
+    """
+
+    derive: Callable[[Mapping[str, Table], Options], tuple[pd.DataFrame, tuple[str, ...]] | None]
 
 
 @dataclass(frozen=True)
@@ -15,18 +164,48 @@ class Table:
 
     Attributes
     ----------
-    name : str
-        Name of its files.
-    title : str
-        What it holds, in one sentence.
+    family : Family
     frame : pandas.DataFrame
         ``task`` and ``split`` first; fractions, not percent. NaN where a quantity needs more
         seeds or sizes than there are.
     notes : tuple of str
-        One line for each reason why cells are empty or predictions left out.
+        One line for each reason why cells are NaN or predictions left out.
     """
 
-    name: str
-    title: str
+    family: Family
     frame: pd.DataFrame
     notes: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """Name of the table's files."""
+        return self.family.name
+
+    @property
+    def title(self) -> str:
+        """What the table holds, in one sentence."""
+        return self.family.title
+
+
+def rows_of_split(
+    family: SplitFamily,
+    split: SplitPredictions,
+    bootstrap: SplitBootstrap | None,
+    options: Options,
+) -> list[Row]:
+    """Compute the rows of one split, with task and split.
+
+    Parameters
+    ----------
+    family : SplitFamily
+    split : SplitPredictions
+    bootstrap : SplitBootstrap or None
+        None for estimates without intervals.
+    options : Options
+
+    Returns
+    -------
+    list of dict
+    """
+    place: Row = {"task": split.task, "split": split.split}
+    return [place | row for row in family.rows(split, bootstrap, options)]

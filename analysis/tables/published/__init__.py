@@ -7,9 +7,87 @@ README beside the files says which table each holds.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from importlib.resources import files
+from math import floor, inf, log10
 
 import pandas as pd
+
+# Ties of decimal fractions, such as 0.0125, are not exact in binary.
+EPSILON = 1e-12
+
+
+@dataclass(frozen=True)
+class Digits:
+    """How a number is printed.
+
+    Attributes
+    ----------
+    digits : int
+        Decimals of the fraction, or significant digits.
+    significant : bool
+        Whether `digits` counts significant digits.
+    truncated : bool
+        Whether further digits are cut off instead of rounded.
+    """
+
+    digits: int
+    significant: bool = False
+    truncated: bool = False
+
+    def agree(self, published: float, ours: float) -> bool:
+        """Whether `ours` would be printed as `published`."""
+        unit = 10.0**-self.digits
+        if self.significant and published:
+            unit = 10.0 ** (floor(log10(abs(published))) + 1 - self.digits)
+        if self.truncated:
+            return -EPSILON <= ours - published < unit - EPSILON
+        return abs(ours - published) <= unit / 2 + EPSILON
+
+
+THREE_DECIMALS = Digits(3)
+THREE_SIGNIFICANT = Digits(3, significant=True)
+
+
+def unchanged(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return a frame as it is, for tables laid out as the published ones."""
+    return frame
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where numbers of a table are published.
+
+    Attributes
+    ----------
+    table : str
+        Where they are printed: ``Table N`` of the paper, or ``notebook``.
+    file : str
+        Name of the file of published numbers.
+    keys : tuple of str
+        Columns, besides ``task``, that name a row in both.
+    values : dict of str to (str, Digits)
+        By column of the published numbers, our column, and how the number is printed.
+    only : dict
+        Our rows that are meant, by column, where the published ones do not say.
+    prepare : callable
+        Gives our rows the layout of the published ones, where it differs; keeps the columns task,
+        split and `keys`, and the column ``known``, the paper's name of the task.
+    """
+
+    table: str
+    file: str
+    keys: tuple[str, ...]
+    values: Mapping[str, tuple[str, Digits]]
+    only: Mapping[str, str] = field(default_factory=dict)
+    prepare: Callable[[pd.DataFrame], pd.DataFrame] = unchanged
+
+    @property
+    def number(self) -> float:
+        """Number of the table; infinity for the notebook, which comes last."""
+        name, _, number = self.table.partition(" ")
+        return float(number) if name == "Table" else inf
 
 
 def published_numbers(name: str) -> pd.DataFrame:

@@ -15,17 +15,23 @@ from analysis.figures.decay import decay_cumulative_figure, decay_grid_figure
 from analysis.figures.density import instance_difference_figure
 from analysis.figures.style import BASELINE, OBSERVED, shortened, size_styles, style, to_png
 from analysis.figures.variance import pretrain_variance_figure, variance_given_bias_figure
-from analysis.predictions.comparisons import Comparison, Comparisons, compare_sizes
-from analysis.predictions.reading import TaskPredictions, read_task
+from analysis.predictions.comparisons import Comparison
+from analysis.predictions.reading import read_task
+from analysis.predictions.split import TaskPredictions
 from analysis.statistics.decay import decay_bound
-from analysis.tables.table import Table
-from analysis.tables.tables import variance_given_bias_table
+from analysis.tables.families import all_tables
+from analysis.tables.table import Options, Table
 from predict.tensor.opening import open_store
 from tests.analysis.simulation import simulate_probability, write_store
 
 SIZES = {"mini": 0.4, "base": 1.0, "large": 1.6}
 
-Inputs = tuple[TaskPredictions, Comparisons, Table]
+Inputs = tuple[TaskPredictions, Table]
+
+
+def variance_given_bias(task: TaskPredictions) -> Table:
+    tables = all_tables([task], Options(bias_replicates=0))
+    return next(table for table in tables if table.name == "variance_given_bias")
 
 
 @pytest.fixture(scope="module")
@@ -37,12 +43,12 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Inputs:
     path: Path = tmp_path_factory.mktemp("stores") / "inference.zarr"
     write_store(path, probability)
     task = read_task([(path, open_store(path))])
-    return task, compare_sizes(task), variance_given_bias_table([task])
+    return task, variance_given_bias(task)
 
 
 def rendered(inputs: Inputs) -> list[RenderedFigure]:
-    task, compared, table = inputs
-    return list(all_figures([task], [compared], [table]))
+    task, table = inputs
+    return list(all_figures([task], [table]))
 
 
 def test_every_figure_of_the_paper_is_drawn_with_the_same_bytes_twice(inputs: Inputs) -> None:
@@ -70,7 +76,7 @@ def test_the_last_two_sizes_are_those_of_figure_2b(inputs: Inputs) -> None:
 
 
 def pairs_of(inputs: Inputs) -> list[Comparison]:
-    return [pair for pair in inputs[1].pairs if pair.predictions == "runs"]
+    return list(inputs[0].splits[0].comparisons["runs"])
 
 
 def marks(figure: Figure) -> dict[str, float]:
@@ -98,8 +104,7 @@ def test_every_pair_has_a_panel_with_its_bound_marked(inputs: Inputs) -> None:
 
 def test_pairs_that_cannot_be_compared_leave_their_panel_empty(inputs: Inputs) -> None:
     pairs = [
-        Comparison(p.split, p.predictions, p.s1, p.s2, p.curves if p.s2 == "large" else None)
-        for p in pairs_of(inputs)
+        Comparison(p.s1, p.s2, p.curves if p.s2 == "large" else None) for p in pairs_of(inputs)
     ]
     figure = decay_grid_figure(list(SIZES), pairs)
     assert sorted(axes.get_title() for axes in figure.axes if axes.axison) == [
@@ -109,7 +114,7 @@ def test_pairs_that_cannot_be_compared_leave_their_panel_empty(inputs: Inputs) -
 
 
 def test_curves_are_those_of_the_table(inputs: Inputs) -> None:
-    frame = inputs[2].frame
+    frame = inputs[1].frame
     figure = variance_given_bias_figure(frame)
     assert len(figure.axes) == 4
     axes = figure.axes[3]
@@ -120,14 +125,14 @@ def test_curves_are_those_of_the_table(inputs: Inputs) -> None:
 
 
 def test_a_size_without_one_of_its_curves_is_in_the_legend(inputs: Inputs) -> None:
-    curves = inputs[2].frame
+    curves = inputs[1].frame
     lacking = (curves["size"] == "mini") & (curves["component"] == "pretrain_variance")
     figure = variance_given_bias_figure(curves[~lacking])
     assert [text.get_text() for text in figure.legends[0].get_texts()] == list(SIZES)
 
 
 def test_a_single_loss_has_one_row_of_panels(inputs: Inputs) -> None:
-    frame: pd.DataFrame = inputs[2].frame
+    frame: pd.DataFrame = inputs[1].frame
     assert len(variance_given_bias_figure(frame[frame["loss"] == "zero_one"]).axes) == 2
 
 
@@ -168,9 +173,8 @@ def test_legends_and_labels_of_long_names_stay_inside(tmp_path: Path) -> None:
     }
     path = write_store(tmp_path / "x.zarr", values)
     task = read_task([(path, open_store(path))])
-    comparisons = compare_sizes(task)
-    pairs = [pair for pair in comparisons.pairs if pair.predictions == "runs"]
-    curves = variance_given_bias_table([task]).frame
+    pairs = task.splits[0].comparisons["runs"]
+    curves = variance_given_bias(task).frame
     pair = pairs[-1]
     assert pair.curves is not None
     with style():

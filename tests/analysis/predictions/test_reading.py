@@ -10,9 +10,11 @@ import xarray as xr
 from numpy.typing import NDArray
 
 import analysis.predictions.reading
+import analysis.predictions.size
 from analysis.bootstrap.draws import Bootstrap
 from analysis.bootstrap.variances import draw_moments
-from analysis.predictions.reading import TaskPredictions, read_task
+from analysis.predictions.reading import read_task
+from analysis.predictions.split import SizeSums, SplitPredictions, TaskPredictions
 from analysis.statistics.variance import decompose
 from analysis.statistics.variance_given_bias import bin_variances
 from configs.errors import InputError
@@ -22,6 +24,15 @@ from tests.analysis.simulation import simulate_probability, write_store
 
 def read(*paths: Path, splits: tuple[str, ...] = ()) -> TaskPredictions:
     return read_task([(path, open_store(path)) for path in paths], splits)
+
+
+def only_split(*paths: Path) -> SplitPredictions:
+    (split,) = read(*paths).splits
+    return split
+
+
+def sums_of(task: TaskPredictions) -> list[SizeSums]:
+    return [sums for split in task.splits for sums in split.sums]
 
 
 def two_sizes(instances: int = 23) -> dict[str, NDArray[np.float32]]:
@@ -34,19 +45,19 @@ def two_sizes(instances: int = 23) -> dict[str, NDArray[np.float32]]:
 def test_counts_are_those_of_the_last_epoch(tmp_path: Path) -> None:
     probability = two_sizes()
     task = read(write_store(tmp_path / "inference.zarr", probability, splits=("dev", "hans")))
-    assert (task.task, task.sizes, task.splits) == ("inference", ("mini", "large"), ("dev", "hans"))
-    assert task.runs.runs == 3
-    assert task.ensembles is not None
-    for size, values in enumerate(probability.values()):
-        correct = values[:, :, :, -1].argmax(axis=-1) == 0
-        np.testing.assert_array_equal(task.runs.correct[size], correct.sum(axis=2))
-        averaged = values[:, :, :, -1].mean(axis=2).argmax(axis=-1) == 0
-        np.testing.assert_array_equal(task.ensembles.correct[size], averaged)
-        for split in range(2):
-            np.testing.assert_array_equal(
-                task.run_correct[size][split], correct[split::2].sum(axis=0)
-            )
-    assert task.instances_of(1).tolist() == list(range(1, 23, 2))
+    assert (task.task, task.sizes, task.finetune_seeds) == ("inference", ("mini", "large"), 3)
+    assert [split.split for split in task.splits] == ["dev", "hans"]
+    assert task.instances == 23
+    for number, split in enumerate(task.splits):
+        assert split.ensembles is not None
+        for size, values in enumerate(probability.values()):
+            last = values[number::2, :, :, -1]
+            correct = last.argmax(axis=-1) == 0
+            np.testing.assert_array_equal(split.runs.correct[size], correct.sum(axis=2))
+            averaged = last.mean(axis=2).argmax(axis=-1) == 0
+            np.testing.assert_array_equal(split.ensembles.correct[size], averaged)
+            run_accuracy = split.sums[size].run_accuracy
+            np.testing.assert_array_equal(run_accuracy, correct.mean(axis=0))
 
 
 def test_blocks_and_parts_of_blocks_change_nothing(
@@ -55,24 +66,31 @@ def test_blocks_and_parts_of_blocks_change_nothing(
     monkeypatch.setattr("predict.tensor.creating.INSTANCES_PER_CHUNK", 5)
     path = write_store(tmp_path / "inference.zarr", two_sizes(), splits=("dev", "hans"))
     whole = read(path)
-    monkeypatch.setattr(analysis.predictions.reading, "BLOCK_BYTES", 1)
+    monkeypatch.setattr(analysis.predictions.size, "BLOCK_BYTES", 1)
     monkeypatch.setattr("analysis.predictions.blocks.PART_INSTANCES", 2)
-    parts = read(path)
-    for size in range(2):
-        np.testing.assert_array_equal(whole.runs.correct[size], parts.runs.correct[size])
-        np.testing.assert_array_equal(whole.run_correct[size], parts.run_correct[size])
-    assert whole.losses.keys() == parts.losses.keys()
-    for key, sums in whole.losses.items():
-        np.testing.assert_allclose(parts.losses[key].bias2, sums.bias2, rtol=1e-12)
-        np.testing.assert_allclose(parts.losses[key].variances, sums.variances, rtol=1e-12)
+    assert_same(whole, read(path))
+
+
+def assert_same(first: TaskPredictions, second: TaskPredictions) -> None:
+    for one, other in zip(first.splits, second.splits, strict=True):
+        for size in range(2):
+            np.testing.assert_array_equal(one.runs.correct[size], other.runs.correct[size])
+    for one_sums, other_sums in zip(sums_of(first), sums_of(second), strict=True):
+        np.testing.assert_array_equal(one_sums.run_accuracy, other_sums.run_accuracy)
+        assert one_sums.losses.keys() == other_sums.losses.keys()
+        for name, loss in one_sums.losses.items():
+            np.testing.assert_allclose(other_sums.losses[name].bias2, loss.bias2, rtol=1e-12)
+            np.testing.assert_allclose(
+                other_sums.losses[name].variances, loss.variances, rtol=1e-12
+            )
 
 
 def test_losses_are_those_of_the_whole_arrays(tmp_path: Path) -> None:
     probability = two_sizes()
     gold = ["entailment", "neutral", "non-entailment"] * 7 + ["contradiction", "entailment"]
     path = write_store(tmp_path / "inference.zarr", probability, gold=gold)
-    task = read(path)
-    for size, values in probability.items():
+    split = only_split(path)
+    for sums, values in zip(split.sums, probability.values(), strict=True):
         p_gold = np.empty(values.shape[:-1])
         for i, label in enumerate(gold):
             if label == "non-entailment":
@@ -94,11 +112,11 @@ def test_losses_are_those_of_the_whole_arrays(tmp_path: Path) -> None:
             ("zero_one", "all"): decompose(correct),
         }
         for (loss, checkpoints), parts in expected.items():
-            found = task.losses[size, loss, checkpoints]
+            read_sums = sums.losses[loss, checkpoints]
             # The store holds float32.
-            np.testing.assert_allclose(found.bias2, [parts.bias2.sum()], rtol=1e-5)
+            np.testing.assert_allclose(read_sums.bias2, parts.bias2.sum(), rtol=1e-5)
             np.testing.assert_allclose(
-                found.variances, [parts.variances.sum(axis=1)], rtol=1e-4, atol=1e-6
+                read_sums.variances, parts.variances.sum(axis=1), rtol=1e-4, atol=1e-6
             )
 
 
@@ -106,10 +124,11 @@ def test_unfinished_seeds_are_left_out_and_named(tmp_path: Path) -> None:
     probability = two_sizes()
     path = write_store(tmp_path / "inference.zarr", probability, unfinished=[("large", 2, 3)])
     task = read(path)
-    assert task.runs.seeds == ((1, 2, 3, 4), (1, 3, 4))
-    assert task.runs.correct[1].shape == (23, 3)
+    assert task.seeds == ((1, 2, 3, 4), (1, 3, 4))
+    correct = task.splits[0].runs.correct[1]
+    assert correct.shape == (23, 3)
     expected = (probability["large"][:, :, :, -1].argmax(axis=-1) == 0).sum(axis=2)[:, [0, 2, 3]]
-    np.testing.assert_array_equal(task.runs.correct[1], expected)
+    np.testing.assert_array_equal(correct, expected)
     assert task.notes == (
         "inference, large: 1 of 12 runs are not finished; pretraining seeds left out: 2",
     )
@@ -118,25 +137,22 @@ def test_unfinished_seeds_are_left_out_and_named(tmp_path: Path) -> None:
 def test_chosen_splits_only(tmp_path: Path) -> None:
     path = write_store(tmp_path / "inference.zarr", two_sizes(), splits=("dev", "hans", "snli"))
     everything, chosen = read(path), read(path, splits=("snli", "dev"))
-    assert chosen.splits == ("dev", "snli")
-    for position, split in enumerate(chosen.splits):
-        instances = everything.instances_of(everything.splits.index(split))
-        np.testing.assert_array_equal(
-            chosen.runs.at(chosen.instances_of(position)).correct[1],
-            everything.runs.at(instances).correct[1],
-        )
+    dev, _, snli = everything.splits
+    assert [split.split for split in chosen.splits] == ["dev", "snli"]
+    for split, expected in zip(chosen.splits, (dev, snli), strict=True):
+        np.testing.assert_array_equal(split.runs.correct[1], expected.runs.correct[1])
     with pytest.raises(InputError, match=r"no split train; it has dev, hans, snli"):
         read(path, splits=("train",))
 
 
 def test_stores_of_one_task_are_joined_by_size(tmp_path: Path) -> None:
     probability = two_sizes()
-    both = read(write_store(tmp_path / "both.zarr", probability))
+    both = only_split(write_store(tmp_path / "both.zarr", probability))
     paths = [
         write_store(tmp_path / f"{size}.zarr", {size: values})
         for size, values in probability.items()
     ]
-    joined = read(*paths)
+    joined = only_split(*paths)
     assert joined.sizes == both.sizes
     for size in range(2):
         np.testing.assert_array_equal(joined.runs.correct[size], both.runs.correct[size])
@@ -159,15 +175,16 @@ def test_stores_that_disagree_are_refused(tmp_path: Path) -> None:
 def test_without_probabilities_there_are_runs_only(tmp_path: Path) -> None:
     path = write_store(tmp_path / "inference.zarr", two_sizes(), probability_dtype=None)
     task = read(path)
-    assert task.ensembles is None
-    assert {loss for _, loss, _ in task.losses} == {"zero_one"}
+    assert not task.has_ensembles
+    assert {loss for sums in sums_of(task) for loss, _ in sums.losses} == {"zero_one"}
     assert len(task.notes) == 2
 
 
 def test_moments_and_bins_are_those_of_the_whole_arrays(tmp_path: Path) -> None:
     probability = two_sizes()
     task = read(write_store(tmp_path / "inference.zarr", probability, splits=("dev", "hans")))
-    for size, values in probability.items():
+    split_of = np.arange(23) % 2
+    for size, values in enumerate(probability.values()):
         p_gold = values[..., 0].astype(np.float64)
         draws = {
             ("squared", "last"): p_gold[..., -1],
@@ -175,7 +192,8 @@ def test_moments_and_bins_are_those_of_the_whole_arrays(tmp_path: Path) -> None:
             ("zero_one", "all"): values.argmax(axis=-1) == 0,
         }
         for (loss, checkpoints), of_all in draws.items():
-            for split, found in enumerate(task.losses[size, loss, checkpoints].moments):
+            for split in range(2):
+                found = task.splits[split].sums[size].losses[loss, checkpoints].moments
                 expected = draw_moments(of_all[split::2])
                 np.testing.assert_allclose(found.loss, expected.loss, rtol=1e-12)
                 np.testing.assert_allclose(found.inner, expected.inner, rtol=1e-10, atol=1e-15)
@@ -183,9 +201,11 @@ def test_moments_and_bins_are_those_of_the_whole_arrays(tmp_path: Path) -> None:
                 np.testing.assert_allclose(found.products, expected.products, rtol=1e-12)
         right = (values.argmax(axis=-1) == 0)[..., -1]
         for loss, of_last in {"zero_one": right, "squared": p_gold[..., -1]}.items():
-            bins = bin_variances(decompose(of_last), task.split_of, 2)
-            np.testing.assert_array_equal(task.binned[size, loss].instances, bins.instances)
-            np.testing.assert_allclose(task.binned[size, loss].squares, bins.squares, atol=1e-14)
+            bins = bin_variances(decompose(of_last), split_of, 2)
+            for split in range(2):
+                binned = task.splits[split].sums[size].binned[loss]
+                np.testing.assert_array_equal(binned.instances, bins.instances[split])
+                np.testing.assert_allclose(binned.squares, bins.squares[split], atol=1e-14)
 
 
 def test_moments_of_a_replicate_are_those_of_its_instances(
@@ -198,7 +218,8 @@ def test_moments_of_a_replicate_are_those_of_its_instances(
     bootstrap = Bootstrap(7, 3, {"inference": np.arange(23) // 3})
     task = read_task([(path, open_store(path))], bootstrap=bootstrap)
     for split in range(2):
-        resampling = bootstrap.of_instances("inference", task.instances_of(split))
+        resampling = task.splits[split].resampling
+        assert resampling is not None
         weights = resampling.instance_weights(slice(0, 7))
         assert weights is not None
         for size, values in enumerate(probability.values()):
@@ -211,10 +232,12 @@ def test_moments_of_a_replicate_are_those_of_its_instances(
             }
             for replicate, often in enumerate(weights.T.astype(int)):
                 drawn = np.repeat(np.arange(len(of_split)), often)
-                accuracy = task.resampled_accuracy[size][split][replicate]
+                sums = task.splits[split].sums[size]
+                assert sums.resampled_run_accuracy is not None
+                accuracy = sums.resampled_run_accuracy[replicate]
                 np.testing.assert_allclose(accuracy, right[drawn][..., -1].mean(axis=0))
                 for name, of_all in draws.items():
-                    found = task.losses[task.sizes[size], *name].moments[split]
+                    found = sums.losses[name].moments
                     expected = draw_moments(of_all[drawn])
                     for field in ("loss", "inner", "noise", "products"):
                         np.testing.assert_allclose(
@@ -235,13 +258,7 @@ def test_chunks_of_any_shape_give_the_same(tmp_path: Path, chunks: tuple[int, ..
     dataset["probability"].encoding["chunks"] = (*chunks, 3)
     other = tmp_path / "other.zarr"
     dataset.to_zarr(other, zarr_format=3, consolidated=False)
-    one, two = read(path), read(other)
-    for size in range(2):
-        np.testing.assert_array_equal(one.runs.correct[size], two.runs.correct[size])
-        np.testing.assert_array_equal(one.run_correct[size], two.run_correct[size])
-    assert one.losses.keys() == two.losses.keys()
-    for key, sums in one.losses.items():
-        np.testing.assert_allclose(two.losses[key].variances, sums.variances, rtol=1e-12)
+    assert_same(read(path), read(other))
 
 
 def test_memory_beyond_the_counts_does_not_grow_with_the_instances(
@@ -249,7 +266,7 @@ def test_memory_beyond_the_counts_does_not_grow_with_the_instances(
 ) -> None:
     chunk = 256
     monkeypatch.setattr("predict.tensor.creating.INSTANCES_PER_CHUNK", chunk)
-    monkeypatch.setattr(analysis.predictions.reading, "BLOCK_BYTES", 1)
+    monkeypatch.setattr(analysis.predictions.size, "BLOCK_BYTES", 1)
     monkeypatch.setattr(analysis.predictions.reading, "NAMES_AT_ONCE", chunk)
     peaks = {}
     for instances in (4 * chunk, 40 * chunk):
@@ -262,7 +279,7 @@ def test_memory_beyond_the_counts_does_not_grow_with_the_instances(
         task = read_task(stores, advance=lambda _: gc.collect())
         peaks[instances] = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
-        assert task.runs.instances == instances
+        assert task.instances == instances
     counts = 4 + 4  # a byte for each seed: runs and ensembles
     per_instance = (peaks[40 * chunk] - peaks[4 * chunk]) / (36 * chunk)
     # Eight bytes are the splits; the predictions take 24 and their probabilities 288.

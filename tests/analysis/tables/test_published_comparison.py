@@ -5,8 +5,16 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from analysis.tables.published import published_numbers
-from analysis.tables.published_comparison import SOURCES, SPLITS, Digits, compare_published
+from analysis.tables.accuracy import ACCURACY
+from analysis.tables.decomposition import DECOMPOSITION
+from analysis.tables.families import FAMILIES
+from analysis.tables.label_quality import LABEL_QUALITY
+from analysis.tables.published import Digits, published_numbers
+from analysis.tables.published_comparison import SPLITS, compare_published
+from analysis.tables.seed_differences import SEED_DIFFERENCES
+from analysis.tables.table import Table
+
+SOURCES = [source for family in FAMILIES for source in family.published]
 
 PAPER = Path(__file__).parents[3].parent / "shared" / "paper"
 
@@ -41,27 +49,27 @@ def test_rounding_as_printed(digits: Digits, published: float, ours: float, agre
     assert digits.agree(published, ours) is agree
 
 
-def frames_of_published() -> dict[str, pd.DataFrame]:
+def published_tables() -> list[Table]:
     """Tables of ours that hold exactly what was published, in our layout, and more."""
-    frames: dict[str, pd.DataFrame] = {}
-    for source in SOURCES:
+    tables = []
+    for family, source in [(table, s) for table in FAMILIES for s in table.published]:
         numbers = published_numbers(source.file)
         if "task" not in numbers:
             continue
         numbers = numbers.rename(
             columns={theirs: own for theirs, (own, _) in source.values.items()}
         )
-        if source.ours == "label_quality":
+        if family is LABEL_QUALITY:
             numbers = numbers.melt(["task", "group"], var_name="category", value_name="fraction")
         split = numbers["task"].map(SPLITS)
         frame = numbers.assign(split=split, **source.only)
         elsewhere = frame.assign(split="another split")
-        frames[source.ours] = pd.concat([frame, elsewhere], ignore_index=True)
-    return frames
+        tables.append(Table(family, pd.concat([frame, elsewhere], ignore_index=True)))
+    return tables
 
 
 def test_every_published_number_is_found_and_agrees() -> None:
-    compared = compare_published(frames_of_published())
+    compared = compare_published(published_tables())
     assert compared["within_rounding"].all()
     assert (compared["difference"] == 0).all()
     assert set(compared["split"]) == set(SPLITS.values())
@@ -83,17 +91,17 @@ def test_other_tasks_sizes_and_empty_cells_are_left_out() -> None:
         ],
         columns=["task", "split", "size", "accuracy"],
     )
-    compared = compare_published({"accuracy": accuracy})
+    compared = compare_published([Table(ACCURACY, accuracy)])
     assert compared["ours"].tolist() == [0.9284]
     assert compared["published"].tolist() == [0.928]
     assert compared["within_rounding"].tolist() == [True]
     assert compared["task"].tolist() == ["SST2"]
-    assert compare_published({"accuracy": accuracy.iloc[:0]}).empty
+    assert compare_published([Table(ACCURACY, accuracy.iloc[:0])]).empty
 
 
 def test_the_notebook_is_about_sst_2() -> None:
     numbers = published_numbers("sst2_notebook")
     frame = numbers.assign(task="sst-2", split="train", loss="zero_one", checkpoints="last")
-    compared = compare_published({"decomposition": frame, "seed_differences": frame})
+    compared = compare_published([Table(SEED_DIFFERENCES, frame), Table(DECOMPOSITION, frame)])
     assert (compared["table"] == "notebook").sum() == 5 * 5
     assert compared["within_rounding"].all()

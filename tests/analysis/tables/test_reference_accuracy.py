@@ -12,7 +12,7 @@ from analysis.command import analyze
 from analysis.tables.printing import printed_parts
 from analysis.tables.published import published_numbers
 from analysis.tables.published_comparison import SPLITS, compare_published, reported
-from analysis.tables.reference_accuracy import join_reference_accuracy
+from analysis.tables.reference_accuracy import REFERENCE_ACCURACY, join_reference_accuracy
 from analysis.tables.table import Table
 from predict.tensor.opening import open_store
 from tests.analysis.simulation import simulate_probability, write_store
@@ -85,7 +85,7 @@ def published() -> pd.DataFrame:
 
 def test_it_is_printed_as_table_8() -> None:
     frame = pd.concat([published(), accuracies(("mnli", "HANS", "mini", 0.5))])
-    first, *others = printed_parts(Table("reference_accuracy", "", frame))
+    first, *others = printed_parts(Table(REFERENCE_ACCURACY, frame))
     assert list(first.cells) == ["Size", "qqp", "mnli", "sst-2"]
     rows = first.cells.to_numpy().tolist()
     assert len(rows) == 10
@@ -102,11 +102,11 @@ def test_it_is_printed_as_table_8() -> None:
 
 
 def test_the_originals_are_compared_with_the_published_ones() -> None:
-    compared = compare_published({"reference_accuracy": published()})
+    compared = compare_published([Table(REFERENCE_ACCURACY, published())])
     assert set(compared["column"]) == {"original"}
     assert len(compared) == 15
     assert (compared["difference"] == 0).all()
-    other = compare_published({"reference_accuracy": published().assign(reference=0.5)})
+    other = compare_published([Table(REFERENCE_ACCURACY, published().assign(reference=0.5))])
     assert not other["within_rounding"].any()
 
 

@@ -84,9 +84,9 @@ def test_the_squared_loss_follows_from_the_gold_probability(tmp_path: Path) -> N
     task = read_task([(out, open_store(out))], ["dev_matched"])
     for checkpoints, draws in (("last", np.s_[:20, ..., -1]), ("all", np.s_[:20])):
         parts = decompose(probability["mini"][draws])
-        sums = task.losses["mini", "squared", checkpoints]
-        np.testing.assert_allclose(sums.bias2[0], parts.bias2.sum(), rtol=1e-5)
-        np.testing.assert_allclose(sums.variances[0], parts.variances.sum(axis=1), rtol=1e-4)
+        sums = task.splits[0].sums[0].losses["squared", checkpoints]
+        np.testing.assert_allclose(sums.bias2, parts.bias2.sum(), rtol=1e-5)
+        np.testing.assert_allclose(sums.variances, parts.variances.sum(axis=1), rtol=1e-4)
     assert not task.notes
 
 

@@ -10,9 +10,17 @@ import xarray as xr
 from click.testing import Result
 
 from analysis.statistics.fisher import discovery_bound, joint_correct_models
-from analysis.tables.uncertainty import INTERVALS, KEYS, _discovery_bounds
+from analysis.tables.baseline_vs_bh import discovery_bounds
+from analysis.tables.families import FAMILIES
+from analysis.tables.table import SplitFamily
 from predict.tensor.contract import instances_path
 from tests.analysis.test_command import assert_refused, contents, make_store, read_table, run
+
+INTERVALS = {
+    family.name: family.intervals
+    for family in FAMILIES
+    if isinstance(family, SplitFamily) and family.intervals
+}
 
 
 @pytest.fixture(scope="module")
@@ -38,14 +46,15 @@ def bootstrapped(store: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple
 def test_columns_are_appended_and_nothing_else_changes(
     plain: Path, bootstrapped: tuple[Path, Result]
 ) -> None:
-    for name, columns in INTERVALS.items():
-        before, after = read_table(plain, name), read_table(bootstrapped[0], name)
-        names = [f"{column}_{end}" for column in columns for end in ("low", "high")]
-        if name == "lower_bounds":
-            names += ["bound_corrected", "bound_lower95"]
-        assert list(after.columns) == [*before.columns, *names]
+    appended = {}
+    for path in sorted((plain / "tables").glob("*.csv")):
+        before, after = read_table(plain, path.stem), read_table(bootstrapped[0], path.stem)
+        appended[path.stem] = list(after.columns[len(before.columns) :])
         pd.testing.assert_frame_equal(after[list(before.columns)], before)
-        assert not after.duplicated(list(KEYS[name])).any()
+    assert {name for name, columns in appended.items() if columns} == set(INTERVALS)
+    assert appended["lower_bounds"] == [
+        *("bound_low", "bound_high", "bound_corrected", "bound_lower95")
+    ]
 
 
 def test_every_estimate_lies_in_its_interval(bootstrapped: tuple[Path, Result]) -> None:
@@ -83,9 +92,11 @@ def test_clusters_widen_the_intervals(tmp_path: Path) -> None:
     store = make_store(tmp_path / "inference.zarr", 120, (3, 2, 2))
     texts = instances_path(store)
     frame = pq.read_table(texts).to_pandas()
-    # Sorted by how often they are right, instances of a group are alike.
-    right = xr.open_zarr(store)["correct"].mean(["size", "pretrain_seed", "finetune_seed", "epoch"])
-    frame["text_a"] = (right.values.argsort().argsort() // 12).astype(str)
+    # Sorted by how often they are predicted correctly, instances of a group are alike.
+    accuracy = xr.open_zarr(store)["correct"].mean(
+        ["size", "pretrain_seed", "finetune_seed", "epoch"]
+    )
+    frame["text_a"] = (accuracy.values.argsort().argsort() // 12).astype(str)
     frame.to_parquet(texts)
     widths, of_runs, of_losses = {}, {}, {}
     for name, options in {
@@ -118,10 +129,11 @@ def test_a_column_that_is_not_there_is_one_line(store: Path, tmp_path: Path) -> 
 
 def test_bounds_by_test_equal_those_of_each_replicate() -> None:
     random = np.random.default_rng(0)
-    right = random.binomial(4, random.random((3, 2, 50, 1)), (3, 2, 50, 1))[..., 0]
+    correct = random.binomial(4, random.random((3, 2, 50, 1)), (3, 2, 50, 1))[..., 0]
     counts = np.zeros((3, 5, 5))
     for replicate in range(3):
-        np.add.at(counts[replicate], (right[replicate, 0], right[replicate, 1]), 1 / 50)
-    found = np.maximum(_discovery_bounds(counts), 0)
-    expected = [discovery_bound(joint_correct_models(pair[0], pair[1], 4)).bound for pair in right]
-    np.testing.assert_allclose(found, expected, atol=1e-12)
+        np.add.at(counts[replicate], (correct[replicate, 0], correct[replicate, 1]), 1 / 50)
+    expected = [
+        discovery_bound(joint_correct_models(pair[0], pair[1], 4)).bound for pair in correct
+    ]
+    np.testing.assert_allclose(discovery_bounds(counts), expected, atol=1e-12)

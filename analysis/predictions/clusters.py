@@ -1,0 +1,62 @@
+"""Groups of instances that are resampled together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import xarray as xr
+from numpy.typing import NDArray
+
+from configs.errors import InputError
+from predict.tensor.contract import instances_path
+
+
+def read_clusters(
+    path: Path, store: xr.Dataset, splits: Sequence[str], column: str | None
+) -> NDArray[np.int64]:
+    """Assign each instance of the kept splits to a cluster.
+
+    Parameters
+    ----------
+    path : Path
+    store : xarray.Dataset
+        The opened store at `path`.
+    splits : sequence of str
+        Names of the evaluation splits to keep; all where empty.
+    column : str or None
+        Column of the texts beside the store: instances that agree in it are one cluster. None
+        makes every instance a cluster of its own.
+
+    Returns
+    -------
+    ndarray of int64, shape [kept instance]
+
+    Raises
+    ------
+    InputError
+        If the texts cannot be read, lack the column, or are of other instances.
+    """
+    kept = np.arange(store.sizes["instance"])
+    if splits:
+        kept = np.flatnonzero(np.isin(store["split"].values.astype(object), list(splits)))
+    if column is None:
+        return np.arange(len(kept))
+    texts = instances_path(path)
+    try:
+        names = pq.read_schema(texts).names
+        if column not in names:
+            raise InputError(f"{texts}: no column {column}; it has {', '.join(names)}")
+        values = pq.read_table(texts, columns=["guid", column]).to_pandas()
+    except (OSError, pa.ArrowException) as error:
+        raise InputError(
+            f"{texts}: cannot be read ({type(error).__name__}); put the texts beside the store"
+        ) from error
+    if not np.array_equal(values["guid"].astype(object), store["guid"].values.astype(object)):
+        raise InputError(f"{texts}: other instances than {path}; write the store again")
+    codes, _ = pd.factorize(values[column].iloc[kept], use_na_sentinel=False)
+    return codes.astype(np.int64)

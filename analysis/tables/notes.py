@@ -1,0 +1,65 @@
+"""Why cells are NaN: notes that several families of tables share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import pandas as pd
+
+from analysis.predictions.split import TaskPredictions
+from analysis.tables.split_bootstrap import FEWEST_SEEDS
+from analysis.tables.table import Options
+
+
+def sizes_with_seeds(task: TaskPredictions, seeds: range) -> str:
+    """Name the sizes that have so many complete pretraining seeds."""
+    having = zip(task.sizes, task.seeds, strict=True)
+    return ", ".join(size for size, of_size in having if len(of_size) in seeds)
+
+
+def few_seeds(tasks: Sequence[TaskPredictions], _: pd.DataFrame, __: Options) -> Iterator[str]:
+    """Explain which differences and variances between seeds cannot be estimated."""
+    for task in tasks:
+        if few := sizes_with_seeds(task, range(2)):
+            yield (
+                f"{task.task}: fewer than two complete pretraining seeds of {few}, so "
+                "differences and variance between pretraining seeds, and bias, are empty"
+            )
+        if task.finetune_seeds < 2:
+            yield (
+                f"{task.task}: one finetuning seed only, so differences and variance between "
+                "finetuning seeds are empty, and so are the estimates that subtract this variance"
+            )
+
+
+def few_seeds_for_intervals(task: TaskPredictions) -> Iterator[str]:
+    """Explain which intervals of differences and variances between seeds are missing."""
+    if few := sizes_with_seeds(task, range(2, FEWEST_SEEDS)):
+        yield (
+            f"{task.task}: two complete pretraining seeds of {few}, so intervals of "
+            "differences and variance between pretraining seeds, and of bias, are empty"
+        )
+
+
+def no_seeds_for_intervals(task: TaskPredictions) -> Iterator[str]:
+    """Explain which sizes have no intervals at all; every family with intervals has this note."""
+    if few := sizes_with_seeds(task, range(2)):
+        yield (
+            f"{task.task}: intervals need two complete pretraining seeds, so those of {few} are "
+            "empty"
+        )
+
+
+def skipped_seeds(tasks: Sequence[TaskPredictions], _: pd.DataFrame, __: Options) -> Iterator[str]:
+    """Name the pretraining seeds that comparisons leave out, and sizes with too few."""
+    for task in tasks:
+        yield from task.comparison_notes
+
+
+def one_split_baseline(task: TaskPredictions) -> Iterator[str]:
+    """Explain why bounds have no intervals where the baseline is that of one split."""
+    if task.baseline_seed is not None:
+        yield (
+            f"{task.task}: intervals, bound_corrected and bound_lower95 are of the baseline "
+            "averaged over all splits, so they are empty where it is that of one split"
+        )
