@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import unicodedata
 from pathlib import Path
 
 import click
@@ -43,10 +42,7 @@ def _one_line(message: str) -> str:
     if len(message) > _LONGEST:
         message = f"{message[: _LONGEST // 2]} ... {message[-_LONGEST // 2 :]}"
     return "".join(
-        # Control characters, surrogates, and the separators of lines and paragraphs.
-        character.encode("unicode_escape").decode()
-        if unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp")
-        else character
+        character if character.isprintable() else character.encode("unicode_escape").decode()
         for character in message
     )
 

@@ -20,11 +20,11 @@ _MERGE = "tag:yaml.org,2002:merge"
 
 
 class _Loader(yaml.SafeLoader):
-    """A safe loader that raises nothing but `yaml.YAMLError` and takes a bounded time.
+    """A safe loader whose time and memory are bounded.
 
     It refuses a key that is given twice, of which YAML's own keeps the last; aliases that
     multiply to more than 100,000 nodes; nesting deeper than 50; and text with a NUL character or
-    half of a surrogate pair, which is no text to the libraries behind.
+    half of a surrogate pair, which libraries behind it do not take as text.
     """
 
     def __init__(self, text: str) -> None:

@@ -37,6 +37,8 @@ def read_bytes(path: Path, advice: str, *, largest: int = LARGEST) -> bytes:
             raise InputError(f"{path}: is {kind}; {advice}")
         with path.open("rb") as file:
             content = file.read(largest + 1)
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file; {advice}") from error
     except (OSError, ValueError) as error:  # the latter of a path with a NUL character
         reason = getattr(error, "strerror", None) or str(error)
         raise InputError(f"{path}: cannot be read ({reason}); {advice}") from error

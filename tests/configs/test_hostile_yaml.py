@@ -167,7 +167,7 @@ def field(value: str, *places: str | int) -> str:
         (field("x" * 5000, "tasks", 0, "train", "path"), "tasks.0.train.path: has 5000 char"),
         (field("x" * 300, "tasks", 0, "name"), "tasks.0.name: String should have at most 100"),
         (field('{"a\\nb": 1}', "prediction"), r"prediction.a\nb: unknown key"),
-        (field("missing.yaml", "tasks"), "missing.yaml: cannot be read (No such file"),
+        (field("missing.yaml", "tasks"), "missing.yaml: no such file; give"),
         (field("x" * 5000, "tasks"), "cannot be read (File name too long)"),
         (field("..", "tasks"), "..: is a folder; give an experiment file"),
         (field("[0, '0']", "tasks", 0, "labels"), "tasks.0: labels: a label is given twice"),
@@ -208,11 +208,11 @@ def test_a_named_pipe_or_a_device_is_not_waited_for(tmp_path: Path) -> None:
     assert refusal == f"{tmp_path / 'pipe.yaml'}: is no regular file; give an experiment file"
 
 
-@pytest.mark.parametrize("name", ["a\0b.yaml", "x" * 5000, "x/" * 2500, "a\nb.yaml", "é" * 200])
+@pytest.mark.parametrize("name", ["a\0b.yaml", "x" * 5000, "x/" * 2500, "a\nb", "é" * 200, ".."])
 def test_a_hostile_name_of_the_configuration_is_refused(name: str) -> None:
     refusal = outcome(Path(name))
     assert refusal is not None
-    assert "cannot be read (" in refusal
+    assert any(reason in refusal for reason in ("cannot be read (", "no such file", "is a folder"))
     # The command line itself has no name with a NUL character.
     if "\0" not in name:
         invoke(pretrain, name)
@@ -233,7 +233,7 @@ def test_labels_may_be_numbers_and_truth_values() -> None:
     ("message", "line"),
     [
         ("a\nb\tc\r\x1b[31m", r"a\nb\tc\r\x1b[31m"),
-        ("\u2028\x85\ud800", r"\u2028\x85\ud800"),
+        ("\u2028\x85\ud800\u202e\ufeff", r"\u2028\x85\ud800\u202e\ufeff"),
         ("a \\ é 中", "a \\ é 中"),
         ("x" * 3000, "x" * 1000 + " ... " + "x" * 1000),
     ],
