@@ -212,17 +212,17 @@ def analyze(
 def _of_experiment(config: Path, out: Path | None) -> tuple[tuple[Path, ...], Path]:
     # Only this option needs the schema of experiments.
     from configs.loading import load_experiment
+    from configs.paths import report_folder, store_path
 
     experiment = load_experiment(config)
-    predictions = experiment.output / "predictions"
-    stores = tuple(predictions / f"{task.name}.zarr" for task in experiment.tasks)
+    stores = tuple(store_path(experiment.output, task.name) for task in experiment.tasks)
     for store in stores:
         if not store.exists():
             raise InputError(
                 f"{config}: not predicted yet, as {store} is missing; run python -m pretrain, "
                 "python -m finetune and python -m predict run on it first"
             )
-    return stores, out if out is not None else experiment.output / "report"
+    return stores, out if out is not None else report_folder(experiment.output)
 
 
 def _read_references(paths: Sequence[Path], workers: Workers) -> tuple[TaskPredictions, ...]:

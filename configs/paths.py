@@ -94,14 +94,9 @@ def classifier_file(folder: Path, epoch: float) -> Path:
     return folder / f"epoch-{epoch:.4f}.safetensors"
 
 
-def predictions_folder(output: Path) -> Path:
-    """Folder of the prediction tensors."""
-    return output / "predictions"
-
-
 def store_path(output: Path, task: str) -> Path:
     """Store of a task's prediction tensor."""
-    return predictions_folder(output) / f"{task}.zarr"
+    return output / "predictions" / f"{task}.zarr"
 
 
 def report_folder(output: Path) -> Path:
