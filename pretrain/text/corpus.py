@@ -61,7 +61,11 @@ _SENTENCES_AT_A_TIME = 20_000
 _MOST_WORDS = 300_000
 
 # The arrays of a shard, and of the whole corpus.
-_SHARD_TYPES = {"tokens": np.uint16, "sentences": np.int32, "documents": np.int32}
+_SHARD_TYPES: dict[str, type[np.generic]] = {
+    "tokens": np.uint16,
+    "sentences": np.int32,
+    "documents": np.int32,
+}
 _INDICES = ("sentences", "documents")
 
 _MADE_BY = "python -m pretrain"
