@@ -280,7 +280,7 @@ def _vocabulary(folder: Path) -> list[str]:
         raise InputError(f"{folder}: has no vocab.txt; put the checkpoint's own there")
     model = read_json_object(file, _AGAIN).get("model")
     entries: Any = model.get("vocab") if isinstance(model, dict) else None
-    ids = list(entries.values()) if isinstance(entries, dict) else [None]
+    ids: list[Any] = list(entries.values()) if isinstance(entries, dict) else [None]
     if any(type(i) is not int for i in ids) or sorted(ids) != list(range(len(ids))):
         raise InputError(f"{file}: holds no WordPiece vocabulary; add the checkpoint's vocab.txt")
     vocabulary = sorted(entries, key=lambda entry: entries[entry])
