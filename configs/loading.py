@@ -80,7 +80,7 @@ class _Loader(yaml.SafeLoader):
             if isinstance(key, yaml.ScalarNode):
                 value = key.tag if key.tag == _MERGE else self.construct_object(key, deep=True)
                 if value in seen:
-                    raise _problem(f"{key.value} is given twice; keep one", key.start_mark)
+                    raise _problem(f"{key.value} is given twice", key.start_mark, "keep one")
                 seen.add(value)
         return node
 
@@ -94,11 +94,11 @@ class _Loader(yaml.SafeLoader):
             # The constructors of tags raise whatever Python raises for such text.
             tag = node.tag.removeprefix("tag:yaml.org,2002:")
             value = f"{node.value!r:.40}" if isinstance(node, yaml.ScalarNode) else "this"
-            raise _problem(f"{value} is no {tag}; correct it", node.start_mark) from error
+            raise _problem(f"{value} is no {tag}", node.start_mark, "correct it") from error
 
 
-def _problem(problem: str, mark: Any) -> yaml.MarkedYAMLError:
-    return yaml.MarkedYAMLError(problem=problem, problem_mark=mark)
+def _problem(problem: str, mark: Any, advice: str = "mend the file") -> yaml.MarkedYAMLError:
+    return yaml.MarkedYAMLError(problem=f"{problem}; {advice}", problem_mark=mark)
 
 
 def load_experiment(path: Path | str) -> Experiment:

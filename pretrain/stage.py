@@ -35,7 +35,7 @@ from pretrain.engine.saved_arrays import (
 )
 from pretrain.jobs.claims import Claim, claimed
 from pretrain.jobs.sharing import Advance, share_out
-from pretrain.text.corpus import check_shards, open_corpus, read_manifest, tokenize_corpus
+from pretrain.text.corpus import check_corpus, open_corpus, read_manifest, tokenize_corpus
 from pretrain.text.sources import open_texts, sample_documents
 from pretrain.text.wordpiece import (
     build_tokenizer,
@@ -122,7 +122,7 @@ def pretrain_experiment(experiment: Experiment, workers: int) -> None:
     log_skipped_runs("pretraining", [run_folder(output, *item) for item in absent])
     logger.info("pretraining: %d of %d runs to do", len(missing), len(runs))
     if missing:
-        _check_corpus(corpus_folder(output))
+        _check_inputs(output)
     share_out(
         pretrain_run,
         experiment,
@@ -255,11 +255,13 @@ def _prepare_corpus(experiment: Experiment, output: Path, workers: int) -> None:
         )
 
 
-def _check_corpus(folder: Path) -> None:
-    """Check the tokens, once a command: some seconds a gigabyte, a damaged one in each run."""
+def _check_inputs(output: Path) -> None:
+    """Check vocabulary and corpus against their checksums, some seconds a gigabyte."""
+    read_vocabulary(vocabulary_file(output))
+    folder = corpus_folder(output)
     tokens = read_manifest(folder)["tokens"]
     with tqdm(desc="checking", total=tokens, unit="token", unit_scale=True, delay=5) as bar:
-        check_shards(folder, bar.update)
+        check_corpus(folder, bar.update)
 
 
 def _make_corpus(experiment: Experiment, folder: Path, workers: int) -> None:

@@ -18,7 +18,7 @@ finished. In `corpus/`:
 
 Opening a corpus checks `corpus.json`, `sentences.npy` and `documents.npy` against their
 checksums, and the type and length of every shard. The shards' content, many gigabytes, is
-checked by `check_shards`, once a command.
+checked by `check_corpus`, once a command.
 """
 
 from __future__ import annotations
@@ -425,8 +425,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return read_json_object(path, _ADVICE)
 
 
-def check_shards(folder: Path, on_progress: Callable[[int], object] = lambda done: None) -> None:
-    """Check the content of every shard of a finished corpus against its checksum.
+def check_corpus(folder: Path, on_progress: Callable[[int], object] = lambda done: None) -> None:
+    """Check all of a finished corpus, the content of every shard too, against the checksums.
 
     Parameters
     ----------
@@ -438,8 +438,9 @@ def check_shards(folder: Path, on_progress: Callable[[int], object] = lambda don
     Raises
     ------
     InputError
-        If a shard is missing or damaged; the message names it.
+        If a file or a shard is missing or damaged; the message names it.
     """
+    open_corpus(folder)
     for i, shard in enumerate(read_manifest(folder)["shards"]):
         if not _is_whole(folder, i, shard):
             raise InputError(f"{folder}: shard {i:05d} is damaged; {_ADVICE}")

@@ -21,14 +21,14 @@ from pretrain.batches.sentence_pairs import draw_pairs
 from pretrain.text.corpus import (
     Corpus,
     ShardedTokens,
-    check_shards,
+    check_corpus,
     open_corpus,
     read_manifest,
     tokenize_corpus,
 )
 from pretrain.text.wordpiece import SPECIAL_TOKENS, build_tokenizer, train_vocabulary
 from pretrain.text.world import corpus_rows
-from tests.experiments import environment, files_of
+from tests.experiments import environment, files_of, small_experiment
 from tests.pretrain.text.texts import texts_of
 
 WORDS = ["a", "b", "c", "d", "##e", "."]
@@ -300,7 +300,7 @@ def test_a_damaged_corpus_is_refused_by_its_file_and_mended_as_it_says(
     folder = tmp_path / "corpus"
     texts = [texts_of(DOCUMENTS)]
     tokenize_corpus(texts, tokenizer, folder, shard_bytes=12)
-    check_shards(folder)
+    check_corpus(folder)
     before = files_of(folder)
     rng = np.random.default_rng(0)
     used = [
@@ -323,7 +323,7 @@ def test_a_damaged_corpus_is_refused_by_its_file_and_mended_as_it_says(
             (folder / name).write_bytes(damaged)
             try:
                 corpus = open_corpus(folder)
-                check_shards(folder)
+                check_corpus(folder)
             except InputError as error:
                 refused += 1
                 shard = f"{folder}: shard {Path(name).name[:5]} is damaged"
@@ -337,11 +337,36 @@ def test_a_damaged_corpus_is_refused_by_its_file_and_mended_as_it_says(
                 assert read_back(corpus) == KEPT
         (folder / "corpus.json").unlink()
         tokenize_corpus(texts, tokenizer, folder, shard_bytes=12)
-        check_shards(folder)
+        check_corpus(folder)
         assert read_back(open_corpus(folder)) == KEPT
         (folder / name).write_bytes(content)
         assert files_of(folder) == before
     assert refused > 200
+
+
+def test_the_stage_refuses_damaged_inputs_before_it_shares_runs_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import pretrain.stage
+
+    shared: list[int] = []
+    monkeypatch.setattr(
+        pretrain.stage, "share_out", lambda work, experiment, items, **_: shared.append(len(items))
+    )
+    experiment = small_experiment(tmp_path / "out")
+    pretrain.stage.pretrain_experiment(experiment, 1)
+    assert shared == [4]
+    names = ("corpus.json", "sentences.npy", "documents.npy", "shards/00000.tokens.npy")
+    for name in ("vocab.txt", *(f"corpus/{name}" for name in names)):
+        path = tmp_path / "out" / name
+        content = path.read_bytes()
+        path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+        with pytest.raises(InputError, match=r"damaged.*python -m pretrain"):
+            pretrain.stage.pretrain_experiment(experiment, 1)
+        path.write_bytes(content)
+    assert shared == [4]
+    pretrain.stage.pretrain_experiment(experiment, 1)
+    assert shared == [4, 4]
 
 
 def test_a_corpus_without_checksums_gets_them_and_keeps_its_shards(
