@@ -23,7 +23,7 @@ from analysis.tables.families import all_tables
 from analysis.tables.printing import to_latex, to_markdown
 from analysis.tables.table import Options, Table
 from configs.errors import InputError
-from configs.paths import store_path
+from configs.paths import report_folder, store_path
 from configs.processes import Workers
 from predict.tensor.opening import open_store
 
@@ -190,7 +190,7 @@ def _of_experiment(config: Path) -> tuple[tuple[Path, ...], Path]:
                 f"{config}: not predicted yet, as {store} is missing; run python -m pretrain, "
                 "python -m finetune and python -m predict run on it first"
             )
-    return stores, experiment.output / "report"
+    return stores, report_folder(experiment.output)
 
 
 def _bootstrap(

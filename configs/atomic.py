@@ -1,28 +1,36 @@
-"""Files and folders that appear whole or not at all."""
+"""Files and folders that appear whole or not at all.
+
+What is being written lies beside its place under a name with `.partial-`, and is renamed once
+it is on disk. A process that is killed leaves only such a name behind.
+"""
 
 from __future__ import annotations
 
+import glob
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from configs.errors import no_space
+from configs.errors import InputError, no_space
+
+_MARK = ".partial-"
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file whole or not at all."""
+    """Write a UTF-8 text file whole or not at all; see `written_beside`."""
     with written_beside(path) as partial:
         partial.write_text(text, encoding="utf-8")
 
 
 @contextmanager
 def written_beside(path: Path) -> Iterator[Path]:
-    """Yield a place beside `path` to write a file to, and put it in the place of `path`.
+    """Yield a place beside `path` to write a file to; afterwards move the file to `path`.
 
-    What is there already stays until the new file is on disk whole; an error leaves it there,
-    and nothing beside it.
+    A file that is there already stays until the new one is on disk whole. If the block raises,
+    the old file stays, and nothing is left beside it.
 
     Raises
     ------
@@ -30,13 +38,12 @@ def written_beside(path: Path) -> Iterator[Path]:
         If there is no space left for the file.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Not by the process id: processes on several hosts may share one.
-    partial = path.with_name(f"{path.name}.partial-{secrets.token_hex(6)}")
+    partial = _partial_path(path)
     try:
         yield partial
-        _to_disk(partial)
+        _flush_to_disk(partial)
         partial.replace(path)
-        _to_disk(path.parent)
+        _flush_to_disk(path.parent)
     except OSError as error:
         if (full := no_space(error, path)) is not None:
             raise full from error
@@ -45,7 +52,80 @@ def written_beside(path: Path) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
-def _to_disk(path: Path) -> None:
+@contextmanager
+def folder_written_beside(path: Path) -> Iterator[Path]:
+    """Yield an empty folder beside `path` to fill; afterwards move it to `path`.
+
+    If the block raises, the folder is removed and `path` stays as it was.
+
+    Raises
+    ------
+    InputError
+        If something other than an empty folder is at `path`, before or after the block; if the
+        folder cannot be made; or if there is no space left for it.
+    """
+    _require_free(path)
+    partial = _partial_path(path)
+    try:
+        partial.mkdir(parents=True)
+    except OSError as error:
+        raise no_space(error, path) or InputError(
+            f"{path}: cannot be made ({error.strerror}); give another place"
+        ) from error
+    try:
+        yield partial
+        for folder, _, files in os.walk(partial):
+            for file in files:
+                _flush_to_disk(Path(folder, file))
+            _flush_to_disk(Path(folder))
+        _require_free(path)
+        partial.rename(path)
+        _flush_to_disk(path.parent)
+    except OSError as error:
+        if (full := no_space(error, path)) is not None:
+            raise full from error
+        raise
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def is_leftover(path: Path) -> bool:
+    """Whether this is a half-written file or folder: being written, or left by a killed process."""
+    return _MARK in path.name
+
+
+def remove_leftovers(folder: Path, name: str | None = None) -> None:
+    """Remove the half-written files and folders that killed processes left in a folder.
+
+    Only a process that alone writes there may do so: one that holds the lock or the claim.
+
+    Parameters
+    ----------
+    folder : Path
+        The folder; those in it are not searched.
+    name : str, optional
+        Only what was to become the file or folder of this name.
+    """
+    for path in folder.glob(f"{'*' if name is None else glob.escape(name)}{_MARK}*"):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _partial_path(path: Path) -> Path:
+    # Not by the process id: processes on several hosts may share one.
+    return path.with_name(f"{path.name}{_MARK}{secrets.token_hex(6)}")
+
+
+def _require_free(path: Path) -> None:
+    """Refuse a place at which there is something other than an empty folder."""
+    empty = path.is_dir() and not any(path.iterdir())
+    if not empty and (path.exists() or path.is_symlink()):
+        raise InputError(f"{path}: is there already; remove it, or give another place")
+
+
+def _flush_to_disk(path: Path) -> None:
     """Wait until a file's content, or the names in a folder, are on disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from configs.atomic import write_text
 from configs.errors import FieldError, InputError
 from configs.folder import prepare_folder
-from configs.paths import encoder_file, run_folder, vocabulary_file
+from configs.paths import corpus_folder, encoder_file, run_folder, vocabulary_file
 from configs.schema import Checkpoints, Experiment, Size
 from pretrain.batches.pair_batches import PairBatches
 from pretrain.bert.encoder import build_pretraining_model, pretraining_loss, pretraining_totals
@@ -35,12 +35,13 @@ from pretrain.engine.saved_arrays import (
 )
 from pretrain.jobs.claims import Claim, claimed
 from pretrain.jobs.sharing import Advance, share_out
-from pretrain.text.corpus import open_corpus, read_manifest, tokenize_corpus
+from pretrain.text.corpus import check_corpus, open_corpus, read_manifest, tokenize_corpus
 from pretrain.text.sources import open_texts, sample_documents
 from pretrain.text.wordpiece import (
     build_tokenizer,
     read_vocabulary,
     train_vocabulary,
+    write_vocabulary,
 )
 
 logger = logging.getLogger(__name__)
@@ -120,6 +121,8 @@ def pretrain_experiment(experiment: Experiment, workers: int) -> None:
     missing = [item for item in absent if not has_diverged(run_folder(output, *item))]
     log_skipped_runs("pretraining", [run_folder(output, *item) for item in absent])
     logger.info("pretraining: %d of %d runs to do", len(missing), len(runs))
+    if missing:
+        _check_inputs(output)
     share_out(
         pretrain_run,
         experiment,
@@ -185,7 +188,7 @@ def import_encoders(experiment: Experiment, settings: Checkpoints) -> None:
         checkpoint = settings.checkpoint(size.name, seed)
         found = read_checkpoint(checkpoint, size, settings)
         if not vocabulary.is_file():
-            write_text(vocabulary, "\n".join(found.vocabulary) + "\n")
+            write_vocabulary(vocabulary, found.vocabulary)
         elif found.vocabulary != read_vocabulary(vocabulary):
             raise InputError(
                 f"{checkpoint}: its vocabulary is not that of the checkpoints imported before "
@@ -232,12 +235,12 @@ def _make_vocabulary(experiment: Experiment, target: Path) -> None:
             size=settings.size,
             lowercase=settings.lowercase,
         )
-    write_text(target, "\n".join(entries) + "\n")
+    write_vocabulary(target, entries)
     logger.info("vocabulary: %d entries", len(entries))
 
 
 def _prepare_corpus(experiment: Experiment, output: Path, workers: int) -> None:
-    folder = output / "corpus"
+    folder = corpus_folder(output)
     if not (folder / "corpus.json").is_file():
         with claimed(experiment, "corpus"):
             if not (folder / "corpus.json").is_file():
@@ -250,6 +253,15 @@ def _prepare_corpus(experiment: Experiment, output: Path, workers: int) -> None:
             "pretraining.random_next_share: the corpus has one document, so there is no other "
             "to draw a random next sentence from; give 0, or fewer rows_per_document"
         )
+
+
+def _check_inputs(output: Path) -> None:
+    """Check vocabulary and corpus against their checksums, some seconds a gigabyte."""
+    read_vocabulary(vocabulary_file(output))
+    folder = corpus_folder(output)
+    tokens = read_manifest(folder)["tokens"]
+    with tqdm(desc="checking", total=tokens, unit="token", unit_scale=True, delay=5) as bar:
+        check_corpus(folder, bar.update)
 
 
 def _make_corpus(experiment: Experiment, folder: Path, workers: int) -> None:
@@ -274,7 +286,7 @@ def _make_corpus(experiment: Experiment, folder: Path, workers: int) -> None:
 def _open_batches(experiment_json: str) -> PairBatches:
     experiment = Experiment.model_validate_json(experiment_json)
     vocabulary = read_vocabulary(vocabulary_file(experiment.output))
-    return PairBatches(experiment, open_corpus(experiment.output / "corpus"), vocabulary)
+    return PairBatches(experiment, open_corpus(corpus_folder(experiment.output)), vocabulary)
 
 
 def build_engine(experiment: Experiment, size: Size, vocabulary: int) -> Engine:

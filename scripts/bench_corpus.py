@@ -1,10 +1,10 @@
-"""Benchmark of tokenizing: text a second and peak memory, against `tokenizers` and `datasets`.
+"""Benchmark of tokenizing: MB a second and peak memory, against `tokenizers` and `datasets`.
 
     python -m scripts.bench_corpus --megabytes 1000
 
 The text is generated: documents of the embedded world, and sentences of 3 to 40 words that
-follow Zipf's law with a long tail, with figures, capitals and punctuation. All peers split the
-same words with the same vocabulary of 30,522 entries.
+follow Zipf's law with a long tail, with numbers, capitals and punctuation. All of them tokenize
+with the same vocabulary of 30,522 entries.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _TRAINING_BYTES = 4_000_000
 
 
 def generated_documents(n_bytes: int) -> Iterator[str]:
-    """Documents of about so many bytes in all, the same ones every time.
+    """Generate documents of about `n_bytes` in all, always the same ones.
 
     The probability of a word falls with its rank, and with the square of its rank from rank
     1,000 on (two regimes, as Ferrer i Cancho and Sole, 2001, found); one in fifty is a number.
@@ -87,7 +87,7 @@ def write_text(path: Path, n_bytes: int) -> None:
 
 
 def tokenize(folder: Path, workers: int) -> None:
-    """Do what `python -m pretrain` does between its configuration and training."""
+    """Tokenize as `python -m pretrain` does before training."""
     from configs.schema import Corpus, Text
     from pretrain.text.corpus import tokenize_corpus
     from pretrain.text.sources import open_texts
@@ -100,7 +100,7 @@ def tokenize(folder: Path, workers: int) -> None:
 
 
 def map_datasets(folder: Path, workers: int) -> None:
-    """Tokenize with `datasets.map`: a batch of whole texts at a time, in several processes."""
+    """Tokenize with `datasets.map`: batches of whole texts, in several processes."""
     import datasets
     from tokenizers import Tokenizer
 
@@ -111,7 +111,7 @@ def map_datasets(folder: Path, workers: int) -> None:
 
     def ids(texts: list[str]) -> dict[str, list[list[int]]]:
         encoded = tokenizer.encode_batch_fast(texts, add_special_tokens=False)
-        return {"ids": [one.ids for one in encoded]}
+        return {"ids": [encoding.ids for encoding in encoded]}
 
     rows = datasets.load_dataset("json", data_files=str(folder / "text.jsonl"), split="train")
     rows.map(
@@ -132,8 +132,8 @@ def in_a_process(function: str, folder: Path, workers: int) -> tuple[float, floa
     seconds : float
         From its start to its end.
     peak : float
-        Most MiB that it and its children held at one time, pages that they share counted
-        once; not a number where there is no /proc.
+        Most MiB that it and its children held at one time, with shared pages counted once; NaN
+        where there is no /proc.
     """
     code = f"""
 import sys
@@ -168,6 +168,7 @@ if __name__ == "__main__":
 
 
 def _watch(process: subprocess.Popen[bytes], peak: list[float]) -> None:
+    """Keep the most memory that a process and its descendants hold in `peak[0]`."""
     while process.poll() is None:
         held = sum(map(_proportional_mib, _family(process.pid)))
         if held:
@@ -179,10 +180,12 @@ def _family(pid: int) -> list[int]:
     """Return a process and its descendants."""
     try:
         threads = list(Path(f"/proc/{pid}/task").iterdir())
-        children = [int(one) for t in threads for one in (t / "children").read_text().split()]
+        children = [
+            int(child) for thread in threads for child in (thread / "children").read_text().split()
+        ]
     except OSError:
         return [pid]
-    return [pid, *(one for child in children for one in _family(child))]
+    return [pid, *(descendant for child in children for descendant in _family(child))]
 
 
 def _proportional_mib(pid: int) -> float:
@@ -194,7 +197,7 @@ def _proportional_mib(pid: int) -> float:
 
 
 def one_text_at_a_time(folder: Path, n_bytes: int) -> float:
-    """Measure `tokenizers`, one text at a time in one loop; returns MB a second."""
+    """Measure `tokenizers` in a loop over single texts; returns MB a second."""
     from pretrain.text.wordpiece import build_tokenizer, read_vocabulary
 
     tokenizer = build_tokenizer(read_vocabulary(folder / "vocab.txt"), lowercase=True)
@@ -211,14 +214,14 @@ def one_text_at_a_time(folder: Path, n_bytes: int) -> float:
 def main(megabytes: int, peer_megabytes: int) -> None:
     """Measure tokenizing from a JSONL file to shards on all cores."""
     from pretrain.text.corpus import read_manifest
-    from pretrain.text.wordpiece import train_vocabulary
+    from pretrain.text.wordpiece import train_vocabulary, write_vocabulary
 
     workers = os.cpu_count() or 1
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         sample = list(generated_documents(_TRAINING_BYTES))
         vocabulary = train_vocabulary(lambda: sample, size=_VOCABULARY, lowercase=True)
-        (folder / "vocab.txt").write_text("\n".join(vocabulary) + "\n", encoding="utf-8")
+        write_vocabulary(folder / "vocab.txt", vocabulary)
 
         write_text(folder / "text.jsonl", peer_megabytes * 1_000_000)
         small = (folder / "text.jsonl").stat().st_size / 1e6

@@ -77,7 +77,7 @@ def main(
 
 
 def _checkpoint(epochs: list[float], wanted: float | None) -> float:
-    """Find the epoch that a rounded number stands for; the last where none is given."""
+    """Find the checkpoint's epoch that is `wanted` up to rounding; without it, the last one."""
     if wanted is None:
         return epochs[-1]
     near = [epoch for epoch in epochs if abs(epoch - wanted) < 0.01]

@@ -15,7 +15,7 @@ from pretrain.engine.seeding import Draws
 
 @dataclass(frozen=True)
 class Masked:
-    """A batch after masking.
+    """A batch of which some tokens are masked.
 
     Attributes
     ----------
@@ -62,13 +62,13 @@ def mask_tokens(
     mask_id : int
         The id of [MASK].
     ordinary_ids : int32 array [n]
-        Ids from which random replacements are drawn.
+        Ids from which random replacements are drawn: all but those of special tokens.
     masked_share : float
         Share of tokens to predict, 0.15 in BERT.
     max_masked : int
         Most predictions in a row, 20 in BERT at length 128.
     rng : Draws
-        Where the draws come from.
+        Source of the random numbers.
 
     Returns
     -------

@@ -11,21 +11,19 @@ from pretrain.batches.static_instances import StaticInstances
 from pretrain.engine.runs import Batch, Run
 from pretrain.engine.seeding import Draws, generator
 from pretrain.text.corpus import Corpus
-from pretrain.text.wordpiece import (
-    SPECIAL_TOKENS,
-)
+from pretrain.text.wordpiece import SPECIAL_TOKENS
 
 
 class PairBatches:
     """Batches of masked sentence pairs: a pure function of corpus, seed and step.
 
     With `masks: fresh`, every batch draws new pairs and masks. With `masks: {static: n}`, it
-    takes the next ones of a fixed set; see `pretrain.instances`.
+    takes the next ones of a fixed set; see `pretrain.batches.static_instances`.
 
     Parameters
     ----------
     experiment : Experiment
-        Its `pretraining` settles shape and masking.
+        Its `pretraining` gives the shape of a batch and the masking.
     corpus : Corpus
         The tokenized corpus.
     vocabulary : list of str

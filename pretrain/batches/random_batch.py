@@ -1,4 +1,4 @@
-"""Batches of random entries: they take as long as real ones, and need no corpus."""
+"""Batches of random entries: they take as long as those of a corpus, and need none."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from configs.schema import Experiment
 def random_batch(
     experiment: Experiment, rows: int, vocabulary: int, rng: np.random.Generator
 ) -> dict[str, Any]:
-    """Draw a batch of the experiment's shape, of random entries, to time a step with.
+    """Draw a batch of random entries in the experiment's shape, to time a step with.
 
     Parameters
     ----------
     experiment : Experiment
-        Its `pretraining` settles the sequence length and the number of masked tokens.
+        Its `pretraining` gives the sequence length and the number of masked tokens.
     rows, vocabulary : int
         Sequences, and entries of the vocabulary.
     rng : numpy.random.Generator
@@ -26,8 +26,8 @@ def random_batch(
     Returns
     -------
     dict of str to array
-        As `pretrain.stage.PairBatches` makes them: whole sequences, half of each in either
-        segment, as many masked tokens as the recipe's share gives.
+        As `PairBatches` makes them, without padding: half of each sequence in either segment,
+        and as many masked tokens as `masked_share` gives.
     """
     settings = experiment.recipe
     length = settings.sequence_length

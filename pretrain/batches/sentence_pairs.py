@@ -57,9 +57,10 @@ def draw_pairs(
     """Draw sentence pairs, with no loop over rows.
 
     Each pair starts at a sentence drawn uniformly from those that another one follows in
-    their document. A takes a random number of the sentences that fit the target length, B
-    the rest of it. A pair that is too long for the row loses tokens of its longer side, one
-    by one, each from the front or the back with equal chance.
+    their document. Of the sentences from there that fit the target length, a random number
+    make A, and the others B, unless B comes from another document. A pair that is too long for
+    the row loses tokens of its longer side, one by one, from the front or the back with equal
+    probability.
 
     Parameters
     ----------
@@ -76,7 +77,7 @@ def draw_pairs(
     cls_id, sep_id, pad_id : int
         Ids of the special tokens.
     rng : Draws
-        Where the draws come from.
+        Source of the random numbers.
     starts : int64 array [row], optional
         Sentences to start at, each with a successor in its document; drawn where not given.
 
@@ -146,7 +147,10 @@ def _first_filled(
     target: NDArray[np.int64],
     limit: NDArray[np.int64],
 ) -> NDArray[np.int64]:
-    """First sentence boundary at which `target` tokens have passed since `start`, or `limit`."""
+    """Find the end of the sentences from `start` that hold `target` tokens, at most `limit`.
+
+    All arrays are int64 [row], but `sentences` [sentence + 1].
+    """
     end = np.searchsorted(sentences, sentences[start] + target, side="left")
     return np.clip(end, start + 1, limit)
 
@@ -154,9 +158,9 @@ def _first_filled(
 def _cut_longer(
     a: NDArray[np.int64], b: NDArray[np.int64], total: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Lengths after taking tokens one at a time from the longer side (from B on a tie)."""
+    """Shorten lengths to `total` token by token, at the longer side (B if they are equal)."""
     excess = np.maximum(a + b - total, 0)
-    # First the longer side comes down to the other; what remains is shared evenly.
+    # First the longer side comes down to the other; the rest is shared evenly.
     levelled = np.minimum(excess, np.abs(a - b))
     a_cut = np.where(a > b, levelled, 0)
     b_cut = np.where(a > b, 0, levelled)

@@ -3,8 +3,8 @@
 BERT's original pipeline (Devlin et al., 2019, released code) goes over the corpus
 `dupe_factor` times, each time with new pairs and masks, and writes the instances to files,
 which are shuffled and then read by every run. Here an instance is a function of the corpus
-and its number, so that none is stored; as there, the set is the same for all sizes and seeds,
-and the order in which a run visits it is the run's own.
+and of its number, so that none is stored. As in the original, all sizes and seeds share the
+set, and each run visits it in its own order.
 
 In each duplicate there is an instance for every `sequence_length - 3` tokens of the corpus,
 about as many as consecutive pairs of that length would fill. It starts at the first sentence
@@ -26,14 +26,14 @@ _DRAWS_OF_A_PAIR = 8
 
 
 class StaticInstances:
-    """The instances of a corpus.
+    """The static instances of a corpus.
 
     Parameters
     ----------
     corpus : Corpus
         The tokenized corpus.
     duplicates : int
-        Instances of each position, with pairs and masks of their own.
+        Instances of each position; each has its own pair and masks.
     sequence_length, max_masked : int
         Shape of an instance.
 
@@ -56,17 +56,17 @@ class StaticInstances:
         self.count = self.positions * duplicates
 
     def visited(self, seed: int, step: int, rows: int) -> NDArray[np.int64]:
-        """Numbers of the instances that a run visits at a step.
+        """List the instances, by number, that a run visits at a step.
 
-        Each epoch visits every instance once, in an order of its own. A batch that begins near
-        the end of an epoch goes on into the next one.
+        Each epoch visits every instance once, in an order of its own. A batch may reach from the
+        end of an epoch into the next one.
 
         Parameters
         ----------
         seed : int
-            Of the run's order.
+            Seed of the run's order.
         step, rows : int
-            Step from 0, instances at a step.
+            The step, from 0, and the instances of each step.
 
         Returns
         -------
@@ -81,7 +81,12 @@ class StaticInstances:
         return numbers
 
     def starts(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Sentences at which instances start; each has a successor in its document.
+        """Find the sentences at which instances start; each has a successor in its document.
+
+        Parameters
+        ----------
+        numbers : int64 array [row]
+            The instances.
 
         Returns
         -------
@@ -95,6 +100,6 @@ class StaticInstances:
         return np.minimum(start, documents[document + 1] - 2)
 
     def draws(self, numbers: NDArray[np.int64]) -> RowDraws:
-        """Random numbers with which the pairs and masks of instances are drawn."""
-        # Key 0 is the offsets'.
+        """Return the random numbers that determine the pairs and masks of instances [row]."""
+        # Key 0 is that of the offsets.
         return RowDraws(_SEED, numbers + 1, self._draws)

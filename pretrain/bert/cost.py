@@ -83,7 +83,7 @@ def pretraining_operations(
     -------
     float
         Three times those of the forward pass: the backward pass takes a product for the
-        gradient of either factor. The optimizer's are left out.
+        gradient of either factor. Those of the optimizer are not counted.
     """
     head = 2.0 * rows * predictions * (size.hidden * size.hidden + size.hidden * vocabulary)
     return 3.0 * (encoder_operations(size, rows=rows, length=length) + head)

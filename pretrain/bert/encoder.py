@@ -1,4 +1,4 @@
-"""The BERT encoder with its pretraining heads, and initial weights by seed."""
+"""The BERT encoder with its pretraining heads, and their loss."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def build_backbone(
     dropout : float
         Dropout rate everywhere in the encoder.
     gelu : str
-        Its activation: `tanh`, BERT's own approximation, or `erf`, the function itself.
+        Activation: `tanh`, BERT's own approximation, or `erf`, the exact function.
     precision : str
         Of activations and matrix products; the variables are float32 in any case.
     """
@@ -114,7 +114,7 @@ def build_pretraining_model(
 
 
 def pretraining_totals(batch: Mapping[str, Any]) -> dict[str, Any]:
-    """Masked tokens and rows of a batch, by which its sums are divided."""
+    """Count a batch's masked tokens and rows, by which the sums over it are divided."""
     return {
         "masked": ops.sum(batch["mask_weights"]),
         "rows": ops.cast(ops.shape(batch["is_random"])[0], "float32"),
@@ -126,7 +126,7 @@ def pretraining_loss(
     batch: Mapping[str, Any],
     totals: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Loss and metrics of one batch, or what a part of a batch adds to them.
+    """Compute the loss and metrics of a batch, or what a part of a batch adds to them.
 
     The loss is the mean cross-entropy over masked tokens plus that over next-sentence
     labels (Devlin et al., 2019, Appendix A.2).
@@ -134,9 +134,9 @@ def pretraining_loss(
     Parameters
     ----------
     outputs, batch : mapping of str to array
-        Of the whole batch, or of some of its rows.
+        Outputs of the model and inputs, of the whole batch or of some of its rows.
     totals : mapping of str to scalar, optional
-        `pretraining_totals` of the whole batch, if these are some of its rows.
+        `pretraining_totals` of the whole batch, where only some of its rows are given.
 
     Returns
     -------
@@ -149,7 +149,7 @@ def pretraining_loss(
     entropy = ops.sparse_categorical_crossentropy(
         batch["mask_ids"], outputs["masked_token"], from_logits=True
     )
-    right = ops.cast(
+    correct = ops.cast(
         ops.equal(ops.argmax(outputs["masked_token"], axis=-1), batch["mask_ids"]), "float32"
     )
     masked_loss = ops.sum(weights * entropy) / total
@@ -158,11 +158,11 @@ def pretraining_loss(
         label, outputs["next_sentence"], from_logits=True
     )
     next_loss = ops.sum(next_entropy) / rows
-    next_right = ops.equal(ops.argmax(outputs["next_sentence"], axis=-1), label)
+    next_correct = ops.equal(ops.argmax(outputs["next_sentence"], axis=-1), label)
     return {
         "loss": masked_loss + next_loss,
         "masked_loss": masked_loss,
-        "masked_accuracy": ops.sum(weights * right) / total,
+        "masked_accuracy": ops.sum(weights * correct) / total,
         "next_loss": next_loss,
-        "next_accuracy": ops.sum(ops.cast(next_right, "float32")) / rows,
+        "next_accuracy": ops.sum(ops.cast(next_correct, "float32")) / rows,
     }

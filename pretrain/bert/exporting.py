@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,19 +11,22 @@ from numpy.typing import NDArray
 from safetensors.numpy import save_file
 from tokenizers import AddedToken
 
+from configs.atomic import folder_written_beside
 from configs.errors import InputError
 from configs.schema import Size
 from pretrain.bert.encoder import Gelu
 from pretrain.bert.names import (
+    BERT_CONSTANTS,
     Weight,
     classifier_weights,
     encoder_weights,
     masked_token_weights,
     next_sentence_weights,
+    shape_fields,
 )
 from pretrain.text.wordpiece import SPECIAL_TOKENS, add_pair_template, build_tokenizer
 
-# What `transformers` calls the tanh approximation, and the function itself.
+# The names in `transformers` of the tanh approximation and of the function itself.
 _ACTIVATION = {"tanh": "gelu_new", "erf": "gelu"}
 
 
@@ -46,9 +47,9 @@ def export_checkpoint(
     Parameters
     ----------
     folder : Path
-        Where to; it must not be there yet, or be empty.
+        Where to write; nothing may be there but an empty folder.
     weights : mapping of str to array
-        As pretraining or finetuning keeps them.
+        Weights by their paths, as pretraining or finetuning keeps them.
     size : Size
         The architecture.
     vocabulary : sequence of str
@@ -56,14 +57,14 @@ def export_checkpoint(
     positions : int
         The longest sequence.
     lowercase : bool
-        Whether the tokenizer lowercases.
+        Whether the tokenizer lowercases text.
     gelu : str
         The encoder's activation.
     dropout : float
-        The rate that a user of the folder trains on with.
+        Rate for whoever trains the exported weights further.
     labels : sequence of str, optional
-        Those of a classifier, in order; without them the weights are an encoder's, with the
-        heads that it has.
+        Labels of a classifier, in order. Without them the weights are an encoder's, with
+        whatever heads they hold.
 
     Returns
     -------
@@ -73,35 +74,26 @@ def export_checkpoint(
     Raises
     ------
     InputError
-        If the folder holds something, or the weights are of another architecture.
+        If something is at `folder`, or the weights are of another architecture.
     """
-    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-        raise InputError(f"{folder}: is there already; give a folder that is not")
     architecture, table = _architecture(weights, size, vocabulary, positions, labels)
     arrays = {}
     for weight in table:
         value = weights.get(weight.path)
         if value is None or value.shape != weight.shape:
-            found = "nothing" if value is None else f"shape {value.shape}"
+            problem = "is missing" if value is None else f"has shape {value.shape}"
             raise InputError(
-                f"{folder}: {weight.path} should have shape {weight.shape}, found {found}; the "
+                f"{folder}: {weight.path} {problem}, and should have shape {weight.shape}; the "
                 "weights are of another architecture"
             )
-        arrays[weight.hugging_face] = weight.for_hugging_face(value)
+        arrays[weight.hugging_face] = weight.to_hugging_face(value)
     config: dict[str, Any] = {
         "architectures": [architecture],
-        "model_type": "bert",
-        "vocab_size": len(vocabulary),
-        "hidden_size": size.hidden,
-        "num_hidden_layers": size.layers,
-        "num_attention_heads": size.heads,
-        "intermediate_size": size.feedforward,
+        **BERT_CONSTANTS,
+        **shape_fields(size, vocabulary=len(vocabulary), positions=positions),
         "hidden_act": _ACTIVATION[gelu],
         "hidden_dropout_prob": dropout,
         "attention_probs_dropout_prob": dropout,
-        "max_position_embeddings": positions,
-        "type_vocab_size": 2,
-        "layer_norm_eps": 1e-12,
         "pad_token_id": vocabulary.index("[PAD]"),
     }
     if labels is not None:
@@ -110,17 +102,10 @@ def export_checkpoint(
             "id2label": {str(i): label for i, label in enumerate(labels)},
             "label2id": {label: i for i, label in enumerate(labels)},
         }
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = folder.with_name(f"{folder.name}.partial-{os.getpid()}")
-    partial.mkdir()
-    try:
+    with folder_written_beside(folder) as partial:
         save_file(arrays, partial / "model.safetensors", metadata={"format": "pt"})
         _write_json(partial / "config.json", config)
         _write_tokenizer(partial, list(vocabulary), positions, lowercase=lowercase)
-        partial.replace(folder)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
     return architecture
 
 
@@ -131,20 +116,20 @@ def _architecture(
     positions: int,
     labels: Sequence[str] | None,
 ) -> tuple[str, list[Weight]]:
-    """Choose the class that has these heads, and list its weights."""
+    """Choose the class of `transformers` that has the heads of these weights, and list them."""
     encoder = encoder_weights(size, vocabulary=len(vocabulary), positions=positions)
     if labels is not None:
         last = classifier_weights(size, labels=len(labels))
         return "BertForSequenceClassification", [*encoder, *last]
     masked = masked_token_weights(size, vocabulary=len(vocabulary))
     following = next_sentence_weights(size)
-    there = (masked[0].path in weights, following[0].path in weights)
+    heads = (masked[0].path in weights, following[0].path in weights)
     return {
         (True, True): ("BertForPreTraining", [*encoder, *masked, *following]),
         (True, False): ("BertForMaskedLM", [*encoder, *masked]),
         (False, True): ("BertForNextSentencePrediction", [*encoder, *following]),
         (False, False): ("BertModel", encoder),
-    }[there]
+    }[heads]
 
 
 def _write_json(file: Path, content: dict[str, Any]) -> None:

@@ -1,14 +1,13 @@
 """Checkpoints that others pretrained, as this project's weights.
 
 Google's layout is a folder with `bert_config.json`, `vocab.txt` and a TensorFlow-1 checkpoint
-(`bert_model.ckpt.index` and so on); Hugging Face's one with `config.json`, `vocab.txt` or
-`tokenizer.json`, and `model.safetensors` or `pytorch_model.bin`. Nothing in them is run.
+(`bert_model.ckpt.index` and so on). Hugging Face's is a folder with `config.json`, `vocab.txt`
+or `tokenizer.json`, and `model.safetensors` or `pytorch_model.bin`. No code in them is run.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
@@ -19,8 +18,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from configs.errors import InputError
+from configs.reading import read_json_object
 from configs.schema import Checkpoints, Size
-from pretrain.bert.names import Weight, encoder_weights, masked_token_weights, next_sentence_weights
+from pretrain.bert.names import (
+    BERT_CONSTANTS,
+    Weight,
+    encoder_weights,
+    masked_token_weights,
+    next_sentence_weights,
+    shape_fields,
+)
 from pretrain.engine.saved_arrays import Arrays
 from pretrain.text.wordpiece import check_vocabulary, read_vocabulary
 
@@ -28,6 +35,7 @@ _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _SMALL = ["config.json", "bert_config.json", "vocab.txt", "tokenizer.json", "tokenizer_config.json"]
 _SAFE = ["model.safetensors", "*.ckpt*.index", "*.ckpt*.data-*"]
 _PICKLE = "pytorch_model.bin"
+_AGAIN = "get the checkpoint again"
 
 
 @dataclass(frozen=True)
@@ -37,12 +45,12 @@ class Imported:
     Attributes
     ----------
     weights : dict of str to float32 array
-        As pretraining keeps them: encoder and pooler, and those heads that were there.
+        As pretraining keeps them: encoder, pooler, and the heads that the checkpoint has.
     vocabulary : list of str
         Entries by id.
     source : dict
-        Where it is from: `checkpoint`, the hub's commit `revision`, the file of its `weights`
-        and its `sha256`.
+        Where it is from: `checkpoint`, the hub's commit `revision`, the name of the file of its
+        `weights` and that file's `sha256`.
     """
 
     weights: Arrays
@@ -70,7 +78,7 @@ def read_checkpoint(checkpoint: str, size: Size, settings: Checkpoints) -> Impor
     size : Size
         The architecture that it must have.
     settings : Checkpoints
-        What else it must agree with.
+        Its positions, case and activation, which it must have too.
 
     Returns
     -------
@@ -79,8 +87,8 @@ def read_checkpoint(checkpoint: str, size: Size, settings: Checkpoints) -> Impor
     Raises
     ------
     InputError
-        If it is not there, is damaged, is not BERT, is of another architecture, tokenizes
-        otherwise than `settings` says, or lacks its pooler.
+        If it cannot be had, is damaged, is not BERT, is of another architecture, differs from
+        `settings`, or lacks its pooler.
     """
     folder, revision = find_checkpoint(checkpoint, settings.revision)
     stored = _open(folder)
@@ -108,17 +116,17 @@ def read_checkpoint(checkpoint: str, size: Size, settings: Checkpoints) -> Impor
 
 
 def find_checkpoint(checkpoint: str, revision: str | None) -> tuple[Path, str | None]:
-    """Find a checkpoint's folder: a local one, or that of the hub's copy in its cache.
+    """Find a checkpoint's folder: a local one, or the copy in the hub's cache, once downloaded.
 
     Returns
     -------
     (Path, str or None)
-        The folder, and the hub's commit.
+        The folder, and the hub's commit where it is from the hub.
 
     Raises
     ------
     InputError
-        If there is no such folder, and the hub does not give one.
+        If there is no such folder, and the hub does not give it.
     """
     folder = Path(checkpoint)
     if folder.is_dir():
@@ -139,7 +147,7 @@ def find_checkpoint(checkpoint: str, revision: str | None) -> tuple[Path, str | 
         fetched = Path(
             snapshot_download(checkpoint, revision=revision, allow_patterns=[*_SMALL, *_SAFE])
         )
-        # Only where there is nothing else: the hub often has the same weights several times.
+        # Only if there is nothing else: the hub often has the same weights in several files.
         if _weights_file(fetched) is None:
             snapshot_download(checkpoint, revision=revision, allow_patterns=[_PICKLE])
     except InputError:
@@ -184,7 +192,7 @@ def _open(folder: Path) -> _Stored:
     except InputError:
         raise
     except Exception as error:
-        # Each of the three libraries has its own errors for a damaged file.
+        # The three libraries raise errors of their own for a damaged file.
         raise _damaged(file, error) from error
     arrays = {_hugging_face_name(name): array for name, array in arrays.items()}
     return _Stored(file, False, arrays.keys(), arrays.__getitem__)
@@ -226,7 +234,7 @@ def _read_pickle(file: Path) -> Arrays:
 
 
 def _hugging_face_name(name: str) -> str:
-    """Bring names of early versions, and of an encoder saved without heads, to today's."""
+    """Turn names of early versions, or of an encoder saved without heads, into today's."""
     name = re.sub(r"LayerNorm\.gamma$", "LayerNorm.weight", name)
     name = re.sub(r"LayerNorm\.beta$", "LayerNorm.bias", name)
     return re.sub(r"^(embeddings|encoder|pooler)\.", r"bert.\1.", name)
@@ -246,15 +254,15 @@ def _array(stored: _Stored, weight: Weight) -> NDArray[np.float32]:
     if array.shape != shape:
         raise InputError(
             f"{stored.file}: {name} has shape {array.shape}, and its configuration says {shape}; "
-            "get the checkpoint again"
+            f"{_AGAIN}"
         )
     if not np.isfinite(array).all():
-        raise InputError(f"{stored.file}: {name} is not finite; get the checkpoint again")
-    return weight.ours(array, google=stored.google)
+        raise InputError(f"{stored.file}: {name} is not finite; {_AGAIN}")
+    return weight.from_stored(array, google=stored.google)
 
 
 def _check_tied(stored: _Stored, embedding: NDArray[np.float32]) -> None:
-    """Refuse a masked-token head that does not score entries by their embeddings."""
+    """Refuse a masked-token head whose output matrix is not the token embeddings."""
     tied = "cls.predictions.decoder.weight"
     if tied in stored.names and not np.array_equal(stored.read(tied), embedding):
         raise InputError(
@@ -264,29 +272,20 @@ def _check_tied(stored: _Stored, embedding: NDArray[np.float32]) -> None:
 
 
 def _vocabulary(folder: Path) -> list[str]:
-    """Read `vocab.txt`, or what newer versions of `transformers` write in its place."""
+    """Read `vocab.txt`, or `tokenizer.json`, which newer `transformers` write in its place."""
     if (folder / "vocab.txt").is_file():
         return read_vocabulary(folder / "vocab.txt")
     file = folder / "tokenizer.json"
     if not file.is_file():
         raise InputError(f"{folder}: has no vocab.txt; put the checkpoint's own there")
-    model = _read_json(file).get("model")
-    entries = model.get("vocab") if isinstance(model, dict) else None
-    if not isinstance(entries, dict) or sorted(entries.values()) != list(range(len(entries))):
+    model = read_json_object(file, _AGAIN).get("model")
+    entries: Any = model.get("vocab") if isinstance(model, dict) else None
+    ids: list[Any] = list(entries.values()) if isinstance(entries, dict) else [None]
+    if any(type(i) is not int for i in ids) or sorted(ids) != list(range(len(ids))):
         raise InputError(f"{file}: holds no WordPiece vocabulary; add the checkpoint's vocab.txt")
     vocabulary = sorted(entries, key=lambda entry: entries[entry])
     check_vocabulary(vocabulary, file)
     return vocabulary
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{file}: cannot be read as JSON; get the checkpoint again") from error
-    if not isinstance(found, dict):
-        raise InputError(f"{file}: is no JSON object; get the checkpoint again")
-    return found
 
 
 def _check_config(
@@ -300,33 +299,25 @@ def _check_config(
             f"{folder}: has no {'bert_config.json' if google else 'config.json'}; put the "
             "checkpoint's own there"
         )
-    config = _read_json(file)
-    expected = {
-        "vocab_size": (vocabulary, "its vocabulary has"),
-        "num_hidden_layers": (size.layers, f"layers of size {size.name!r} are"),
-        "hidden_size": (size.hidden, f"hidden of size {size.name!r} is"),
-        "num_attention_heads": (size.heads, f"heads of size {size.name!r} are"),
-        "intermediate_size": (size.feedforward, f"intermediate of size {size.name!r} is"),
-        "max_position_embeddings": (
-            settings.sequence_length,
-            "pretraining.sequence_length is",
-        ),
+    config = read_json_object(file, _AGAIN)
+    origins = {
+        "vocab_size": "its vocabulary has",
+        "num_hidden_layers": f"layers of size {size.name!r} are",
+        "hidden_size": f"hidden of size {size.name!r} is",
+        "num_attention_heads": f"heads of size {size.name!r} are",
+        "intermediate_size": f"intermediate of size {size.name!r} is",
+        "max_position_embeddings": "pretraining.sequence_length is",
     }
-    for field, (value, whose) in expected.items():
-        if config.get(field) != value:
+    expected = shape_fields(size, vocabulary=vocabulary, positions=settings.sequence_length)
+    for field, origin in origins.items():
+        if config.get(field) != expected[field]:
             raise InputError(
-                f"{file}: {field} is {config.get(field)}, and {whose} {value}; "
+                f"{file}: {field} is {config.get(field)}, and {origin} {expected[field]}; "
                 "correct the experiment, or give another checkpoint"
             )
-    # What BERT has and `transformers` writes only where it was changed.
-    fixed = {
-        "model_type": "bert",
-        "type_vocab_size": 2,
-        "layer_norm_eps": 1e-12,
-        "position_embedding_type": "absolute",
-        "is_decoder": False,
-    }
-    for field, constant in fixed.items():
+    # `transformers` writes the last two only where they differ from BERT's.
+    constants = {**BERT_CONSTANTS, "position_embedding_type": "absolute", "is_decoder": False}
+    for field, constant in constants.items():
         if config.get(field, constant) != constant:
             raise InputError(
                 f"{file}: {field} is {config[field]!r}, and BERT's is {constant!r}; this encoder "
@@ -342,21 +333,22 @@ def _check_config(
 
 
 def _check_case(folder: Path, vocabulary: list[str], *, lowercase: bool) -> None:
-    """Refuse to tokenize otherwise than the checkpoint was pretrained with."""
+    """Refuse a checkpoint that was pretrained with the other case."""
     file = folder / "tokenizer_config.json"
-    said = _read_json(file).get("do_lower_case") if file.is_file() else None
-    if said is not None and said != lowercase:
+    recorded = read_json_object(file, _AGAIN).get("do_lower_case") if file.is_file() else None
+    if recorded is not None and recorded != lowercase:
         raise InputError(
-            f"{file}: do_lower_case is {said}, and pretraining.lowercase {lowercase}; give the "
-            f"experiment lowercase: {str(said).lower()}"
+            f"{file}: do_lower_case is {recorded}, and pretraining.lowercase {lowercase}; give the "
+            f"experiment lowercase: {str(recorded).lower()}"
         )
-    # Google's layout does not say; an uncased vocabulary has no capital letters.
-    capital = next(
-        (one for one in vocabulary if re.search("[A-Z]", one) and not one.startswith("[")), None
+    # Google's layout does not record it; an uncased vocabulary has no capital letters.
+    capitals = (
+        entry for entry in vocabulary if re.search("[A-Z]", entry) and not entry.startswith("[")
     )
-    if said is None and (capital is None) != lowercase:
-        found = "no entry with a capital letter" if capital is None else f"the entry {capital!r}"
+    capital = next(capitals, None)
+    if recorded is None and (capital is None) != lowercase:
+        evidence = "no entry with a capital letter" if capital is None else f"the entry {capital!r}"
         raise InputError(
-            f"{folder}: its vocabulary has {found}; give the experiment lowercase: "
+            f"{folder}: its vocabulary has {evidence}; give the experiment lowercase: "
             f"{str(capital is None).lower()}"
         )

@@ -1,4 +1,4 @@
-"""Names and layouts of BERT's weights: this project's, Google's and Hugging Face's.
+"""Names and layouts of BERT's weights and configuration: this project's and others'.
 
 One table serves import and export. Google's names are those of the TensorFlow-1 code of Devlin
 et al. (2019), Hugging Face's those of `transformers`. Google keeps an attention kernel as a matrix
@@ -17,6 +17,21 @@ from numpy.typing import NDArray
 
 from configs.schema import Size
 
+BERT_CONSTANTS = {"model_type": "bert", "type_vocab_size": 2, "layer_norm_eps": 1e-12}
+"""Fields of a configuration that are the same in every BERT."""
+
+
+def shape_fields(size: Size, *, vocabulary: int, positions: int) -> dict[str, int]:
+    """List the fields of `config.json` and `bert_config.json` that give an encoder's shape."""
+    return {
+        "vocab_size": vocabulary,
+        "hidden_size": size.hidden,
+        "num_hidden_layers": size.layers,
+        "num_attention_heads": size.heads,
+        "intermediate_size": size.feedforward,
+        "max_position_embeddings": positions,
+    }
+
 
 @dataclass(frozen=True)
 class Weight:
@@ -25,15 +40,15 @@ class Weight:
     Attributes
     ----------
     path : str
-        Its name here, the path of the Keras variable.
+        Its name in this project: the path of the Keras variable.
     shape : tuple of int
-        Its shape here.
+        Its shape in this project.
     flat : tuple of int
         Its shape as a vector, or as a matrix [input, output].
     google, hugging_face : str
-        Its name there.
+        Its name in Google's layout and in Hugging Face's.
     google_transposed, hugging_face_transposed : bool
-        Whether it is kept there as [output, input].
+        Whether that layout keeps it as [output, input].
     """
 
     path: str
@@ -53,15 +68,15 @@ class Weight:
         transposed = self.google_transposed if google else self.hugging_face_transposed
         return self.flat[::-1] if transposed else self.flat
 
-    def ours(self, stored: NDArray[Any], *, google: bool) -> NDArray[np.float32]:
+    def from_stored(self, stored: NDArray[Any], *, google: bool) -> NDArray[np.float32]:
         """Turn an array of `stored_shape` into this project's, in float32."""
         transposed = self.google_transposed if google else self.hugging_face_transposed
         array = stored.T if transposed else stored
         return np.ascontiguousarray(array, dtype=np.float32).reshape(self.shape)
 
-    def for_hugging_face(self, ours: NDArray[Any]) -> NDArray[Any]:
+    def to_hugging_face(self, weight: NDArray[Any]) -> NDArray[Any]:
         """Turn this project's array into Hugging Face's."""
-        array = ours.reshape(self.flat)
+        array = weight.reshape(self.flat)
         return np.ascontiguousarray(array.T if self.hugging_face_transposed else array)
 
 
@@ -75,26 +90,26 @@ def _embedding(path: str, google: str, rows: int, width: int) -> list[Weight]:
 
 
 def _norm(path: str, google: str, width: int) -> list[Weight]:
-    theirs = _hugging_face(google)
+    hugging_face = _hugging_face(google)
     return [
-        Weight(f"{path}/gamma", (width,), (width,), f"{google}/gamma", f"{theirs}.weight"),
-        Weight(f"{path}/beta", (width,), (width,), f"{google}/beta", f"{theirs}.bias"),
+        Weight(f"{path}/gamma", (width,), (width,), f"{google}/gamma", f"{hugging_face}.weight"),
+        Weight(f"{path}/beta", (width,), (width,), f"{google}/beta", f"{hugging_face}.bias"),
     ]
 
 
 def _dense(
     path: str, google: str, inputs: tuple[int, ...], outputs: tuple[int, ...]
 ) -> list[Weight]:
-    theirs, flat = _hugging_face(google), (math.prod(inputs), math.prod(outputs))
+    hugging_face, flat = _hugging_face(google), (math.prod(inputs), math.prod(outputs))
     kernel = Weight(
         f"{path}/kernel",
         (*inputs, *outputs),
         flat,
         f"{google}/kernel",
-        f"{theirs}.weight",
+        f"{hugging_face}.weight",
         hugging_face_transposed=True,
     )
-    bias = Weight(f"{path}/bias", outputs, flat[1:], f"{google}/bias", f"{theirs}.bias")
+    bias = Weight(f"{path}/bias", outputs, flat[1:], f"{google}/bias", f"{hugging_face}.bias")
     return [kernel, bias]
 
 

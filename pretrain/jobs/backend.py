@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from configs.errors import InputError
+from configs.paths import log_file
 
 
 def start_backend(log: Path, *, for_good: bool = False) -> None:
@@ -55,4 +56,4 @@ def missing_library(error: ImportError) -> InputError:
 
 def backend_log(output: Path) -> Path:
     """Where the words of TensorFlow's libraries go."""
-    return output / "logs" / "backend.log"
+    return log_file(output, "backend")

@@ -20,6 +20,7 @@ from typing import Any
 import filelock
 
 from configs.errors import InputError
+from configs.paths import claim_file
 from configs.schema import Experiment
 
 logger = logging.getLogger(__name__)
@@ -56,7 +57,7 @@ class Claim:
     """
 
     def __init__(self, experiment: Experiment, name: str) -> None:
-        self.path = experiment.output / "claims" / f"{name}.claim"
+        self.path = claim_file(experiment.output, name)
         self._lease = filelock.SoftFileLease(
             self.path,
             lease_duration=experiment.claim_expires,

@@ -16,6 +16,7 @@ import click
 from configs.errors import FieldError, InputError, no_space
 from configs.folder import prepare_folder
 from configs.loading import load_experiment
+from configs.paths import log_file
 from configs.schema import Experiment
 from pretrain.engine.devices import PER_RUN, devices_per_run, devices_present
 from pretrain.jobs.backend import backend_log, start_backend
@@ -37,7 +38,7 @@ class _KeptLog(logging.FileHandler):
 
 def log_to(folder: Path, stage: str) -> None:
     """Say what is done on standard error, and keep it in the experiment's `logs/STAGE.log`."""
-    target = folder / "logs" / f"{stage}.log"
+    target = log_file(folder, stage)
     target.parent.mkdir(parents=True, exist_ok=True)
     root = logging.getLogger()
     root.setLevel(logging.INFO)

@@ -12,7 +12,13 @@ finished. In `corpus/`:
     shards/00000.json           counts and checksum; written last
     sentences.npy               int64 [sentence + 1], where each begins among all tokens
     documents.npy               int64 [document + 1], where each begins among all sentences
-    corpus.json                 counts and checksums; the corpus is finished when it is there
+    corpus.json                 counts and checksums of all these; the corpus is finished when it
+                                is there
+    corpus.json.sha256          its own checksum
+
+Opening a corpus checks `corpus.json`, `sentences.npy` and `documents.npy` against their
+checksums, and the type and length of every shard. The shards' content, many gigabytes, is
+checked by `check_corpus`, once a command.
 """
 
 from __future__ import annotations
@@ -26,7 +32,7 @@ import os
 import pickle
 import shutil
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
@@ -39,9 +45,11 @@ from filelock import FileLock
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from configs.atomic import write_text, written_beside
+from configs.atomic import remove_leftovers, write_text, written_beside
+from configs.checksums import check_checksum, checksum_file, write_with_checksum
 from configs.errors import InputError
 from configs.processes import end_with_parent
+from configs.reading import read_json_object
 from pretrain.text.sources import Stretch, Texts, cut
 
 logger = logging.getLogger(__name__)
@@ -52,7 +60,19 @@ _MOST_SHARDS = 500
 _SENTENCES_AT_A_TIME = 20_000
 _MOST_WORDS = 300_000
 
-_COUNTS = ("tokens", "sentences", "documents")
+# The arrays of a shard, and of the whole corpus.
+_SHARD_TYPES: dict[str, type[np.generic]] = {
+    "tokens": np.uint16,
+    "sentences": np.int32,
+    "documents": np.int32,
+}
+_INDICES = ("sentences", "documents")
+
+_MADE_BY = "python -m pretrain"
+_ADVICE = (
+    f"remove corpus.json, and run {_MADE_BY}, which checks every shard, tokenizes damaged ones "
+    "again and keeps the others"
+)
 
 
 class ShardedTokens:
@@ -84,15 +104,15 @@ class ShardedTokens:
         uint16 array [...]
         """
         flat = np.ravel(places)
-        shard = np.searchsorted(self._starts, flat, side="right") - 1
-        found = np.empty(flat.shape, dtype=np.uint16)
+        shard_of = np.searchsorted(self._starts, flat, side="right") - 1
+        tokens = np.empty(flat.shape, dtype=np.uint16)
         # Sorted by shard, the places of each are one stretch.
-        order = np.argsort(shard, kind="stable")
-        present, begins = np.unique(shard[order], return_index=True)
-        for one, begin, end in zip(present, begins, [*begins[1:], len(flat)], strict=True):
+        order = np.argsort(shard_of, kind="stable")
+        shards, begins = np.unique(shard_of[order], return_index=True)
+        for shard, begin, end in zip(shards, begins, [*begins[1:], len(flat)], strict=True):
             here = order[begin:end]
-            found[here] = self._shards[one][flat[here] - self._starts[one]]
-        return found.reshape(np.shape(places))
+            tokens[here] = self._shards[shard][flat[here] - self._starts[shard]]
+        return tokens.reshape(np.shape(places))
 
 
 @dataclass(frozen=True)
@@ -115,12 +135,12 @@ class Corpus:
 
     @cached_property
     def successors(self) -> NDArray[np.int64]:
-        """Sentences with a successor in their document, before each document.
+        """Count the sentences before each document that have a successor in their document.
 
         Returns
         -------
         int64 array [document + 1]
-            The last entry counts all of them.
+            The last entry counts those of the whole corpus.
         """
         return np.asarray(self.documents) - np.arange(len(self.documents))
 
@@ -134,10 +154,10 @@ def tokenize_corpus(
     shard_bytes: int = SHARD_BYTES,
     on_progress: Callable[[int, int, bool], object] = lambda done, total, resumed: None,
 ) -> None:
-    """Tokenize whatever of a corpus is missing in `folder`; see the module for what it gets.
+    """Tokenize whatever of a corpus is missing in `folder`; see the module for its files.
 
-    Documents of one sentence are left out: no sentence follows in them. Memory is bounded by
-    the size of a shard and of the largest document, for each worker.
+    Documents of one sentence are skipped, as no sentence follows another in them. A worker
+    needs memory for one shard and for the largest document.
 
     Parameters
     ----------
@@ -148,12 +168,12 @@ def tokenize_corpus(
     folder : Path
         Where the corpus goes.
     workers : int
-        Processes; the result does not depend on how many.
+        Processes; the result does not depend on their number.
     shard_bytes : int
         Bytes of text in a shard; more where the corpus would have more than 500 shards.
     on_progress : callable
-        Called with the bytes of text in a shard that is done, the bytes in all, and whether
-        an earlier call did it.
+        Called for every finished shard with its bytes of text, the bytes of the whole corpus,
+        and whether an earlier call tokenized it.
 
     Raises
     ------
@@ -161,8 +181,8 @@ def tokenize_corpus(
         If no document has two sentences, if the text or the vocabulary has changed since the
         tokenizing began, or if a worker process died.
     """
-    sizes = [one.sizes() for one in texts]
-    total = int(sum(one.sum() for one in sizes))
+    sizes = [source.sizes() for source in texts]
+    total = int(sum(source.sum() for source in sizes))
     stretches = cut(sizes, max(shard_bytes, -(-total // _MOST_SHARDS)))
     (folder / "shards").mkdir(parents=True, exist_ok=True)
     # A second command on the same folder waits, and finds the corpus finished.
@@ -172,7 +192,7 @@ def tokenize_corpus(
         _begin(folder, texts, tokenizer, stretches)
         missing = []
         for i, stretch in enumerate(stretches):
-            if _is_whole(folder, i):
+            if _is_tokenized(folder, i):
                 on_progress(stretch.size, total, True)
             else:
                 missing.append((i, stretch))
@@ -184,20 +204,20 @@ def tokenize_corpus(
 def _begin(
     folder: Path, texts: Sequence[Texts], tokenizer: Tokenizer, stretches: Sequence[Stretch]
 ) -> None:
-    """Write the plan, or check that what is there follows the same one."""
+    """Write the plan, or check that the one that is there is the same."""
     plan = {
         "tokenizer": hashlib.sha256(tokenizer.to_str().encode()).hexdigest(),
-        "sources": [one.text.model_dump(mode="json") for one in texts],
-        "shards": [asdict(one) for one in stretches],
+        "sources": [source.text.model_dump(mode="json") for source in texts],
+        "shards": [asdict(stretch) for stretch in stretches],
     }
     path = folder / "plan.json"
-    if path.is_file() and json.loads(path.read_text(encoding="utf-8")) != plan:
+    if path.exists() and read_json_object(path, f"remove {folder} to begin again") != plan:
         raise InputError(
             f"{folder}: the text or the vocabulary has changed since its tokenizing began; "
             "restore them, or remove that folder to begin again"
         )
-    for leftover in folder.rglob("*.partial-*"):
-        leftover.unlink()
+    for part in (folder, folder / "shards"):
+        remove_leftovers(part)
     write_text(path, json.dumps(plan, indent=1) + "\n")
 
 
@@ -242,9 +262,9 @@ def _tokenize_shards(
 class _ShardTokenizer:
     """Tokenizes shards in one process.
 
-    A word that was met before is looked up. The tokenizer's normalizer and pre-tokenizer look
-    at no characters across a space, so a sentence's tokens are those of its words; and text
-    repeats its words, so that this is several times faster than tokenizing every sentence.
+    It keeps the tokens of every word. The tokenizer's normalizer and pre-tokenizer never look
+    across a space, so that a sentence's tokens are those of its words; and text repeats its
+    words, so that looking them up is several times faster than tokenizing every sentence.
     """
 
     def __init__(self, pickled: bytes, tokenizer: Tokenizer, folder: Path) -> None:
@@ -264,38 +284,34 @@ class _ShardTokenizer:
         for group in _groups(documents):
             encoded = iter(self._encode([sentence for document in group for sentence in document]))
             for document in group:
-                kept = [one for one in itertools.islice(encoded, len(document)) if one]
-                if len(kept) > 1:
-                    tokens += kept
-                    sentence_lengths += [len(one) // 2 for one in kept]
-                    document_lengths.append(len(kept))
+                sentences = list(filter(None, itertools.islice(encoded, len(document))))
+                if len(sentences) > 1:
+                    tokens += sentences
+                    sentence_lengths += [len(sentence) // 2 for sentence in sentences]
+                    document_lengths.append(len(sentences))
         arrays: dict[str, NDArray[Any]] = {
             "tokens": np.frombuffer(b"".join(tokens), dtype=np.uint16),
             "sentences": np.array(sentence_lengths, dtype=np.int32),
             "documents": np.array(document_lengths, dtype=np.int32),
         }
-        for name in _COUNTS:
+        for name, array in arrays.items():
             with (
                 written_beside(_shard_file(self._folder, index, name)) as partial,
                 partial.open("wb") as file,
             ):
-                np.save(file, arrays[name])
-        record = {
-            **{name: len(arrays[name]) for name in _COUNTS},
-            "sha256": _checksum(arrays.values()),
-        }
-        write_text(_record_file(self._folder, index), json.dumps(record) + "\n")
+                np.save(file, array)
+        record = json.dumps(_shard_record(arrays)) + "\n"
+        write_text(_record_file(self._folder, index), record)
 
     def _encode(self, sentences: list[str]) -> list[bytes]:
-        """16-bit tokens of each sentence."""
+        """Tokenize sentences: the bytes of the 16-bit tokens of each."""
         if len(self._words) > _MOST_WORDS:
             self._words.clear()
         split = [sentence.split(" ") for sentence in sentences]
         unmet = list(set(itertools.chain.from_iterable(split)).difference(self._words))
-        for word, one in zip(
-            unmet, self._tokenizer.encode_batch_fast(unmet, add_special_tokens=False), strict=True
-        ):
-            self._words[word] = np.array(one.ids, dtype=np.uint16).tobytes()
+        encodings = self._tokenizer.encode_batch_fast(unmet, add_special_tokens=False)
+        for word, encoding in zip(unmet, encodings, strict=True):
+            self._words[word] = np.array(encoding.ids, dtype=np.uint16).tobytes()
         look_up = self._words.__getitem__
         return [b"".join(map(look_up, words)) for words in split]
 
@@ -316,7 +332,7 @@ def _work_in_worker(shard: tuple[int, Stretch]) -> None:
 
 
 def _groups(documents: Iterable[list[str]]) -> Iterator[list[list[str]]]:
-    """Documents in groups of some ten thousand sentences."""
+    """Put documents into groups of at least 20,000 sentences, the last of fewer."""
     group: list[list[str]] = []
     sentences = 0
     for document in documents:
@@ -330,17 +346,18 @@ def _groups(documents: Iterable[list[str]]) -> Iterator[list[list[str]]]:
 
 
 def _finish(folder: Path, n_shards: int) -> None:
-    """Write where sentences and documents begin, and then the manifest."""
-    shards = [json.loads(_record_file(folder, i).read_text("utf-8")) for i in range(n_shards)]
-    counts = {name: sum(shard[name] for shard in shards) for name in reversed(_COUNTS)}
+    """Write where sentences and documents begin, and then `corpus.json`."""
+    shards = [read_json_object(_record_file(folder, i), _ADVICE) for i in range(n_shards)]
+    counts = {name: sum(shard[name] for shard in shards) for name in reversed(_SHARD_TYPES)}
     if not counts["documents"]:
         shutil.rmtree(folder)
         raise InputError(
             "corpus: no document has two sentences, so no sentence follows another; "
             "check corpus.sources, their text, sentences and rows_per_document"
         )
-    for name in ("sentences", "documents"):
-        with written_beside(folder / f"{name}.npy") as partial, partial.open("wb") as file:
+    checksums = {}
+    for name in _INDICES:
+        with written_beside(folder / f"{name}.npy") as partial, partial.open("w+b") as file:
             header = {"descr": "<i8", "fortran_order": False, "shape": (counts[name] + 1,)}
             np.lib.format.write_array_header_1_0(file, header)
             file.write(np.zeros(1, dtype="<i8").tobytes())
@@ -350,7 +367,10 @@ def _finish(folder: Path, n_shards: int) -> None:
                 ends = done + np.cumsum(lengths, dtype="<i8")
                 file.write(ends.tobytes())
                 done += int(lengths.sum(dtype=np.int64))
-    write_text(folder / "corpus.json", json.dumps({**counts, "shards": shards}, indent=1) + "\n")
+            file.seek(0)
+            checksums[name] = hashlib.file_digest(file, "sha256").hexdigest()
+    manifest = {**counts, "sha256": checksums, "shards": shards}
+    write_with_checksum(folder / "corpus.json", json.dumps(manifest, indent=1) + "\n")
 
 
 def open_corpus(folder: Path) -> Corpus:
@@ -359,74 +379,113 @@ def open_corpus(folder: Path) -> Corpus:
     Raises
     ------
     InputError
-        If a file is missing or does not hold what `corpus.json` says.
+        If a file is missing or does not match `corpus.json`; see the module for what is checked.
     """
     manifest = read_manifest(folder)
-    if "shards" in manifest:
-        files = [_shard_file(folder, i, "tokens") for i in range(len(manifest["shards"]))]
-        shards = [
-            _map(file, one["tokens"]) for file, one in zip(files, manifest["shards"], strict=True)
-        ]
-        # A shard may have nothing but documents of one sentence.
-        shards = [shard for shard in shards if len(shard)]
-        tokens = shards[0] if len(shards) == 1 else ShardedTokens(shards)
-    else:
-        # Written before there were shards.
-        tokens = np.memmap(folder / "tokens.bin", dtype=np.uint16, mode="r")
-    return Corpus(
-        tokens=tokens,
-        sentences=_map(folder / "sentences.npy", manifest["sentences"] + 1),
-        documents=_map(folder / "documents.npy", manifest["documents"] + 1),
-    )
+    shards = [
+        _map(_shard_file(folder, i, "tokens"), shard["tokens"], np.uint16)
+        for i, shard in enumerate(manifest["shards"])
+    ]
+    # A shard of which every document has one sentence is empty.
+    shards = [shard for shard in shards if len(shard)]
+    indices = {name: _open_index(folder, name, manifest) for name in _INDICES}
+    return Corpus(tokens=shards[0] if len(shards) == 1 else ShardedTokens(shards), **indices)
+
+
+def _open_index(folder: Path, name: str, manifest: dict[str, Any]) -> NDArray[np.int64]:
+    path = folder / f"{name}.npy"
+    try:
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); {_ADVICE}") from error
+    if digest != manifest["sha256"][name]:
+        raise InputError(f"{path}: is damaged, it does not match its checksum; {_ADVICE}")
+    return _map(path, manifest[name] + 1, np.int64)
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """Read `corpus.json`.
+    """Read `corpus.json`, which is checked against its checksum.
 
     Returns
     -------
     dict
-        `documents`, `sentences` and `tokens` in all, and `shards`, a list of the same with
-        `sha256` of each.
+        `documents`, `sentences` and `tokens` count the corpus's; `sha256` has the checksums of
+        the first two's index files; `shards` is a list of counts and `sha256` of each shard.
+
+    Raises
+    ------
+    InputError
+        If it cannot be read or is damaged.
     """
     path = folder / "corpus.json"
-    try:
-        manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"{path}: cannot be read; remove {folder} to tokenize the corpus again"
-        ) from error
-    return manifest
+    if path.exists() and not checksum_file(path).exists():
+        raise InputError(f"{path}: has no checksum, as of an earlier version; {_ADVICE}")
+    check_checksum(path, _MADE_BY)
+    return read_json_object(path, _ADVICE)
 
 
-def _map(path: Path, length: int) -> NDArray[Any]:
+def check_corpus(folder: Path, on_progress: Callable[[int], object] = lambda done: None) -> None:
+    """Check all of a finished corpus, the content of every shard too, against the checksums.
+
+    Parameters
+    ----------
+    folder : Path
+        The corpus.
+    on_progress : callable
+        Called with the tokens of a shard once it is checked.
+
+    Raises
+    ------
+    InputError
+        If a file or a shard is missing or damaged; the message names it.
+    """
+    open_corpus(folder)
+    for i, shard in enumerate(read_manifest(folder)["shards"]):
+        if not _is_whole(folder, i, shard):
+            raise InputError(f"{folder}: shard {i:05d} is damaged; {_ADVICE}")
+        on_progress(shard["tokens"])
+
+
+def _map(path: Path, length: int, dtype: type[np.generic]) -> NDArray[Any]:
+    """Map an array from disk, and check its type and length."""
     try:
-        found = np.load(path, mmap_mode="r")
-    except (OSError, EOFError, ValueError) as error:
+        array = np.load(path, mmap_mode="r")
+    except Exception as error:
+        # Of a damaged header, NumPy raises what Python's own parser does.
+        raise InputError(f"{path}: is missing or damaged; {_ADVICE}") from error
+    if array.shape != (length,) or array.dtype != dtype:
         raise InputError(
-            f"{path}: is missing or damaged; remove {path.parent} to tokenize the corpus again"
-        ) from error
-    if len(found) != length:
-        raise InputError(
-            f"{path}: has {len(found)} entries, corpus.json says {length}; remove the folder "
-            "corpus to tokenize again"
+            f"{path}: has shape {array.shape} of {array.dtype}, not {length} numbers of "
+            f"{np.dtype(dtype)} as corpus.json says; {_ADVICE}"
         )
-    return found
+    return array
 
 
-def _is_whole(folder: Path, index: int) -> bool:
-    """Whether a shard is finished and what was written of it is still there."""
-    record = _record_file(folder, index)
-    if not record.is_file():
+def _is_whole(folder: Path, index: int, record: dict[str, Any]) -> bool:
+    """Whether the arrays of a shard are there and match its record."""
+    try:
+        arrays = {
+            name: _map(_shard_file(folder, index, name), record[name], dtype)
+            for name, dtype in _SHARD_TYPES.items()
+        }
+        return _shard_record(arrays) == record
+    except (InputError, KeyError):
+        return False
+
+
+def _is_tokenized(folder: Path, index: int) -> bool:
+    """Whether a shard was tokenized before and is whole; a damaged one gets a line in the log."""
+    file = _record_file(folder, index)
+    if not file.exists():
         return False
     try:
-        arrays = [np.load(_shard_file(folder, index, name), mmap_mode="r") for name in _COUNTS]
-        if _checksum(arrays) == json.loads(record.read_text(encoding="utf-8"))["sha256"]:
-            return True
-    except (OSError, EOFError, ValueError, KeyError):
-        pass
-    logger.warning("%s: damaged, so this shard is tokenized again", record)
-    return False
+        whole = _is_whole(folder, index, read_json_object(file, _ADVICE))
+    except InputError:
+        whole = False
+    if not whole:
+        logger.warning("%s: damaged, so this shard is tokenized again", file)
+    return whole
 
 
 def _shard_file(folder: Path, index: int, name: str) -> Path:
@@ -437,8 +496,10 @@ def _record_file(folder: Path, index: int) -> Path:
     return folder / "shards" / f"{index:05d}.json"
 
 
-def _checksum(arrays: Iterable[NDArray[Any]]) -> str:
+def _shard_record(arrays: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
+    """Count the entries of a shard's arrays, with the checksum of their bytes in order."""
     digest = hashlib.sha256()
-    for array in arrays:
-        digest.update(np.ascontiguousarray(array).data)
-    return digest.hexdigest()
+    for name in _SHARD_TYPES:
+        digest.update(np.ascontiguousarray(arrays[name]).data)
+    counts = {name: len(arrays[name]) for name in _SHARD_TYPES}
+    return {**counts, "sha256": digest.hexdigest()}

@@ -20,7 +20,7 @@ from configs.errors import FieldError, InputError
 from configs.schema import Corpus, Source, Text, World
 from pretrain.text.world import TASK_ROWS, corpus_rows
 
-# The space that ends a sentence; quotes and brackets that close before it belong to the sentence.
+# The space after a sentence; quotes and brackets that close it belong to the sentence.
 _SENTENCE_END = re.compile(r"[.!?][\"')\]]*(\s+)(?=[\"'(\[]*[A-Z0-9])")
 _ROWS_AT_A_TIME = 50_000
 _DOCUMENTS_AT_A_TIME = 200
@@ -64,13 +64,12 @@ def load_rows(source: Source, world: World | None) -> datasets.Dataset:
             **_builder_options(source),
         )
     except Exception as error:
-        # `datasets` raises whatever its readers raise; a user needs to know which source.
-        where = ", ".join(_files(source)) or source.path
-        # The error of its own that it puts around a reader's says nothing.
+        # `datasets` raises whatever its readers raise, wrapped in a general error of its own.
         cause = error.__cause__ or error
         reason = f"{type(cause).__name__} {cause}".strip().splitlines()[0]
         raise InputError(
-            f"{where}: cannot be loaded ({reason}); check the source's path, files, field and split"
+            f"{_place(source)}: cannot be loaded ({reason}); check the source's path, files, field "
+            "and split"
         ) from error
 
 
@@ -80,13 +79,20 @@ def require_files(source: Source) -> None:
     Raises
     ------
     InputError
-        If one is not; the message names it, and where it can be had.
+        If one is missing; the message names it, and where to get it.
     """
     for file in _files(source):
         pattern = "://" in file or any(character in file for character in "*?[")
-        if not pattern and not Path(file).is_file():
-            had = f", from {source.origin}" if source.origin is not None else ""
-            raise InputError(f"{file}: no such file in {Path.cwd()}; put it there{had}")
+        if not pattern and not _is_file(file):
+            origin = f", from {source.origin}" if source.origin is not None else ""
+            raise InputError(f"{file}: no such file in {Path.cwd()}; put it there{origin}")
+
+
+def _is_file(file: str) -> bool:
+    try:
+        return Path(file).is_file()
+    except OSError:  # a name that is too long, or in a folder that may not be read
+        return False
 
 
 def _files(source: Source) -> list[str]:
@@ -95,10 +101,10 @@ def _files(source: Source) -> list[str]:
 
 
 def _builder_options(source: Source) -> dict[str, Any]:
-    """Options of a builder of `datasets` that the source asks for."""
+    """Translate a source's options into those of its builder in `datasets`."""
     options: dict[str, Any] = {} if source.field is None else {"field": source.field}
     if source.path == "csv":
-        # Else pandas would take words such as "null" and "NA" for missing text.
+        # Otherwise pandas would read words such as "null" and "NA" as missing text.
         options |= {"keep_default_na": False, "na_values": [""]}
         if source.delimiter is not None:
             options["sep"] = source.delimiter
@@ -116,42 +122,45 @@ class Texts:
     Attributes
     ----------
     text : Text
-        What the experiment says of the source.
+        The source as the experiment describes it.
     rows : datasets.Dataset
-        Its text columns alone, memory-mapped.
-    field : str
-        The source's place in the experiment, for errors.
+        Its columns of text, memory-mapped.
     """
 
     text: Text
     rows: datasets.Dataset
-    field: str
 
     def __len__(self) -> int:
-        """Documents, those without text included."""
+        """Count the documents, those without text included."""
         return -(-len(self.rows) // self.text.rows_per_document)
 
     def sizes(self) -> NDArray[np.int64]:
-        """Bytes of text in each document, without reading the text itself."""
+        """Count the bytes of text in each document, without reading the text itself.
+
+        Returns
+        -------
+        int64 array [document]
+        """
         per_document = self.text.rows_per_document
         rows = self.rows.with_format("arrow")
         step = max(_ROWS_AT_A_TIME // per_document, 1) * per_document
-        found = [np.empty(0, dtype=np.int64)]
+        sizes = [np.empty(0, dtype=np.int64)]
         for first in range(0, len(self.rows), step):
             table = rows[first : first + step]
             lengths = np.zeros(len(table), dtype=np.int64)
             for column in table.columns:
                 if not pa.types.is_null(column.type):
                     lengths += pc.fill_null(pc.binary_length(column), 0).to_numpy()
-            found.append(np.add.reduceat(lengths, np.arange(0, len(lengths), per_document)))
-        return np.concatenate(found)
+            sizes.append(np.add.reduceat(lengths, np.arange(0, len(lengths), per_document)))
+        return np.concatenate(sizes)
 
     def documents(self, first: int, last: int) -> Iterator[list[str]]:
-        """Documents `first` to `last - 1`, each a list of its sentences; empty ones are left out.
+        """Read documents `first` to `last - 1`; those without text are skipped.
 
         Yields
         ------
         list of str
+            The sentences of a document.
         """
         per_document = self.text.rows_per_document
         rows = self.rows.with_format("arrow")
@@ -176,7 +185,7 @@ class Texts:
 
 
 def split_sentences(line: str) -> list[str]:
-    """Split a line after `.`, `!` and `?` where a capital or a figure follows.
+    """Split a line after `.`, `!` and `?` where a capital or a digit follows.
 
     Returns
     -------
@@ -201,7 +210,7 @@ def open_texts(corpus: Corpus, world: World | None) -> list[Texts]:
         If a source cannot be read, or a column that the corpus names is not there or does
         not hold text; the message names the source.
     """
-    found = []
+    opened = []
     for i, source in enumerate(corpus.sources):
         field = f"corpus.sources.{i}"
         try:
@@ -223,8 +232,8 @@ def open_texts(corpus: Corpus, world: World | None) -> list[Texts]:
                     f"{field}.text: the column {column!r} of {_place(source)} does not hold text "
                     f"but {kind}; name a column of text"
                 )
-        found.append(Texts(source, rows, field))
-    return found
+        opened.append(Texts(source, rows))
+    return opened
 
 
 def _is_string(kind: pa.DataType) -> bool:
@@ -232,20 +241,20 @@ def _is_string(kind: pa.DataType) -> bool:
 
 
 def _place(source: Source) -> str:
-    files = [source.data_files] if isinstance(source.data_files, str) else source.data_files
-    return ", ".join(files) if files else source.path
+    """Name the files of a source, or what else it is read from."""
+    return ", ".join(_files(source)) or source.path
 
 
 @dataclass(frozen=True)
 class Stretch:
-    """Documents of one source that follow each other.
+    """Consecutive documents of one source.
 
     Attributes
     ----------
     source : int
-        Which of the sources.
+        Number of the source, from 0.
     first, last : int
-        The first document, and the one after the last.
+        Its documents from `first` to `last - 1`.
     size : int
         Bytes of text.
     """
@@ -264,37 +273,42 @@ def cut(sizes: Sequence[NDArray[np.int64]], most: int) -> list[Stretch]:
     sizes : sequence of int64 array [document]
         Bytes of text in the documents of each source.
     most : int
-        A stretch ends with the document that brings it to so many bytes, or with its source.
+        A stretch ends with the document that brings it to `most` bytes, or with its source.
+
+    Returns
+    -------
+    list of Stretch
+        In order; together they hold every document once.
     """
     stretches = []
-    for source, one in enumerate(sizes):
-        ends = np.cumsum(one)
+    for source, documents in enumerate(sizes):
+        ends = np.cumsum(documents)
         first = done = 0
-        while first < len(one):
-            last = min(int(np.searchsorted(ends, done + most)) + 1, len(one))
+        while first < len(documents):
+            last = min(int(np.searchsorted(ends, done + most)) + 1, len(documents))
             stretches.append(Stretch(source, first, last, int(ends[last - 1]) - done))
             first, done = last, int(ends[last - 1])
     return stretches
 
 
 def sample_documents(texts: Sequence[Texts], most: int) -> Iterator[list[str]]:
-    """Documents of all sources, or of a sample spread evenly over them.
+    """Read the documents of all sources, or a sample spread evenly over them.
 
     Parameters
     ----------
     texts : sequence of Texts
         The sources.
     most : int
-        Bytes of text; a larger corpus is cut into stretches of a thousandth of that, of which
-        every so many-th is taken.
+        Bytes of text to read. A larger corpus is cut into stretches of a thousandth of that,
+        and stretches at equal distances are read.
 
     Yields
     ------
     list of str
         The sentences of a document.
     """
-    stretches = cut([one.sizes() for one in texts], max(most // 1000, 1))
-    share = min(most / max(sum(one.size for one in stretches), 1), 1.0)
-    for i, one in enumerate(stretches):
+    stretches = cut([source.sizes() for source in texts], max(most // 1000, 1))
+    share = min(most / max(sum(stretch.size for stretch in stretches), 1), 1.0)
+    for i, stretch in enumerate(stretches):
         if int((i + 1) * share) > int(i * share):
-            yield from texts[one.source].documents(one.first, one.last)
+            yield from texts[stretch.source].documents(stretch.first, stretch.last)

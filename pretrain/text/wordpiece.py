@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, normalizers, pre_tokenizers
@@ -11,7 +11,9 @@ from tokenizers.models import WordPiece
 from tokenizers.processors import TemplateProcessing
 from tokenizers.trainers import WordPieceTrainer
 
+from configs.checksums import check_checksum, write_with_checksum
 from configs.errors import InputError
+from configs.reading import read_text
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
@@ -31,31 +33,32 @@ def _tokenizer(model: WordPiece, *, lowercase: bool) -> Tokenizer:
 def train_vocabulary(
     sentences: Callable[[], Iterable[str]], *, size: int, lowercase: bool
 ) -> list[str]:
-    """Train a WordPiece vocabulary: the same text gives the same vocabulary.
+    """Train a WordPiece vocabulary; the same text always gives the same one.
 
     Parameters
     ----------
     sentences : callable
-        Gives the text from its beginning each time it is called.
+        Returns the text, from its beginning, each time it is called.
     size : int
-        Most entries, the five special tokens included.
+        Most entries that it may have, the five special tokens included.
     lowercase : bool
         Whether text is lowercased and stripped of accents, as in the uncased BERT models.
 
     Returns
     -------
     list of str
-        The entries, by id; the special tokens come first, then the characters that go on a
-        word. At most 1,000 characters are entries: the most frequent ones.
+        Entries by id: first the special tokens, then the characters that continue a word
+        (`##a`), then all others. Of more than 1,000 characters, the most frequent are entries.
 
     Raises
     ------
     InputError
-        If `size` does not hold the special tokens and the characters.
+        If `size` is too small for the special tokens and the characters.
     """
-    # Trained to no size at all, the vocabulary is the alphabet.
-    found = _train(sentences(), list(SPECIAL_TOKENS), 0, lowercase=lowercase)[len(SPECIAL_TOKENS) :]
-    alphabet = sorted(entry for entry in found if len(entry) == 1)
+    # Trained to size 0, the vocabulary is the special tokens and the characters.
+    characters = _train(sentences(), list(SPECIAL_TOKENS), 0, lowercase=lowercase)
+    characters = characters[len(SPECIAL_TOKENS) :]
+    alphabet = sorted(entry for entry in characters if len(entry) == 1)
     if len(alphabet) > _MOST_CHARACTERS:
         normalizer = normalizers.BertNormalizer(lowercase=lowercase)
         counts: Counter[str] = Counter()
@@ -65,7 +68,7 @@ def train_vocabulary(
         alphabet = alphabet[:_MOST_CHARACTERS]
     # The trainer numbers continuing characters in the order of a randomly seeded hash, and
     # breaks ties between merges by these numbers; as special tokens they are numbered as given.
-    continuing = sorted({f"##{character}" for character in alphabet}.intersection(found))
+    continuing = sorted({f"##{character}" for character in alphabet}.intersection(characters))
     special = [*SPECIAL_TOKENS, *continuing]
     least = len(special) + len(alphabet)
     if size < least:
@@ -104,34 +107,41 @@ def read_vocabulary(path: Path) -> list[str]:
     Raises
     ------
     InputError
-        If the file cannot be read, lacks a special token, or has an entry twice.
+        If the file cannot be read, does not match the checksum that `write_vocabulary` put
+        beside it, lacks a special token, or has an entry twice.
     """
-    if not path.exists():
-        raise InputError(f"{path}: no such file; give a vocab.txt, such as that of a BERT release")
-    try:
-        entries = path.read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read; give a vocab.txt in UTF-8") from error
-    if entries and not entries[-1]:
-        entries.pop()
-    entries = [entry.rstrip("\r") for entry in entries]
+    check_checksum(path, made_by="python -m pretrain")
+    text = read_text(path, "give a vocab.txt, such as that of a BERT release")
+    entries = [entry.rstrip("\r") for entry in text.removesuffix("\n").split("\n")]
     check_vocabulary(entries, path)
     return entries
 
 
+def write_vocabulary(path: Path, entries: Sequence[str]) -> None:
+    """Write a `vocab.txt`, and its checksum beside it."""
+    write_with_checksum(path, "\n".join(entries) + "\n")
+
+
 def check_vocabulary(entries: list[str], path: Path) -> None:
-    """Refuse what cannot be the vocabulary of a tokenizer here.
+    """Check that entries make a vocabulary.
+
+    Parameters
+    ----------
+    entries : list of str
+        Entries by id.
+    path : Path
+        Where they are from, for the error.
 
     Raises
     ------
     InputError
-        If a special token is missing, an entry is there twice, or they are more than 65,536.
+        If a special token is missing, an entry is there twice, or there are more than 65,536.
     """
     missing = [token for token in SPECIAL_TOKENS if token not in entries]
     if missing:
         raise InputError(f"{path}: lacks {missing[0]}; give a BERT vocabulary")
     if len(set(entries)) != len(entries):
-        twice = next(entry for i, entry in enumerate(entries) if entry in entries[:i])
+        twice = next(entry for entry, count in Counter(entries).items() if count > 1)
         raise InputError(f"{path}: has the entry {twice!r} twice; remove one")
     if len(entries) > 1 << 16:
         raise InputError(

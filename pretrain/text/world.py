@@ -1,12 +1,11 @@
 """The embedded data: a small world, a corpus about it and two tasks over it.
 
 The world has animals of several kinds, with Zipf-distributed frequencies. The kind of an
-animal decides where it lives, what it eats and what it does. A document tells of a few
-animals of one kind, so that its neighbouring sentences belong together. The inference task
-asks whether a sentence follows from another one and from what holds in the world; the habitat
-task whether a sentence is about a land or a water animal, where half of the kinds are each.
-Which kind a rare animal is of can be learned from the corpus, hardly from a task's training
-set.
+animal determines where it lives, what it eats and what it does. A document is about a few
+animals of one kind, so that neighbouring sentences belong together. The inference task asks
+whether a sentence follows from another one and from the facts of the world. The habitat task
+asks whether a sentence is about a land or a water animal; half of the kinds are either. The
+kind of a rare animal can be learned from the corpus, but hardly from a task's training set.
 
 Everything is a function of the world's settings; nothing is read or downloaded.
 """
@@ -43,15 +42,15 @@ class Lexicon:
     Attributes
     ----------
     kinds : tuple of str
-        Names of kinds.
+        Names of the kinds.
     animals : tuple of str
-        Names of animals; animal j is of kind `j % len(kinds)`.
+        Names of the animals; animal j is of kind `j % len(kinds)`.
     frequency : float array [animal]
         Zipf-distributed probabilities.
     homes, foods, actions : tuple of tuple of str
         By kind: where its animals live, what they eat, what they do.
     adjectives : tuple of (str, str)
-        Pairs of opposites; they say nothing of the kind.
+        Pairs of opposites; they do not depend on the kind.
     """
 
     kinds: tuple[str, ...]
@@ -63,15 +62,15 @@ class Lexicon:
     adjectives: tuple[tuple[str, str], ...]
 
     def kind_of(self, animal: int) -> int:
-        """Kind of an animal."""
+        """Kind of an animal, both by number."""
         return animal % len(self.kinds)
 
     def habitat_of(self, kind: int) -> str:
-        """Whether a kind lives on land or in water."""
+        """Where a kind lives: `land` or `water`."""
         return HABITATS[kind % len(HABITATS)]
 
     def of_kind(self, kind: int) -> range:
-        """Animals of a kind."""
+        """List the animals of a kind, by number."""
         return range(kind, len(self.animals), len(self.kinds))
 
 
@@ -109,7 +108,7 @@ def build_lexicon(world: World) -> Lexicon:
 
 
 def corpus_rows(world: World) -> list[dict[str, str]]:
-    """Documents of the corpus.
+    """Generate the documents of the corpus.
 
     Returns
     -------
@@ -161,8 +160,8 @@ def _document(lexicon: Lexicon, rng: np.random.Generator) -> list[str]:
     return sentences
 
 
-# How a pair is made, how often, and its true label. The last seven invite HANS's heuristics,
-# which say "entailment": mostly so, not always.
+# How a pair is made, how often, and its true label. In the last seven, HANS's heuristics predict
+# "entailment", which is mostly but not always true.
 _CONSTRUCTIONS = {
     "kind": (0.13, "entailment"),
     "other_kind": (0.13, "contradiction"),
@@ -184,7 +183,7 @@ _CONSTRUCTIONS = {
 
 
 def inference_rows(world: World, split: str) -> list[dict[str, str]]:
-    """Instances of the inference task.
+    """Generate the instances of the inference task.
 
     Parameters
     ----------
@@ -212,7 +211,8 @@ def inference_rows(world: World, split: str) -> list[dict[str, str]]:
     return [_instance(lexicon, generator(seed, row), shares, row in wrong) for row in range(n)]
 
 
-# For each of HANS's heuristics, half of the pairs are entailed (McCoy et al., 2019).
+# How often each is made: for each of HANS's heuristics, half of the pairs are entailed
+# (McCoy et al., 2019).
 _HANS_CONSTRUCTIONS = {
     "same_adjective": 1,
     "near_first": 1,
@@ -225,7 +225,7 @@ _HANS_CONSTRUCTIONS = {
 
 
 def hans_rows(world: World, split: str) -> list[dict[str, str]]:
-    """Instances on which HANS's heuristics are right half of the time, with two classes.
+    """Generate instances of two classes on which HANS's heuristics are correct half of the time.
 
     Parameters
     ----------
@@ -237,7 +237,7 @@ def hans_rows(world: World, split: str) -> list[dict[str, str]]:
     Returns
     -------
     list of dict
-        As of `inference_rows`; the labels are `entailment` and `non-entailment`.
+        As `inference_rows` returns them, with the labels `entailment` and `non-entailment`.
     """
     n = _count("hans", split, {"evaluation": world.hans})
     lexicon = build_lexicon(world)
@@ -250,8 +250,8 @@ def hans_rows(world: World, split: str) -> list[dict[str, str]]:
     return rows
 
 
-# How a sentence about an animal is made, and how often. In the last two, another word says the
-# opposite.
+# How a sentence about an animal is made, and how often. In the last two, another word suggests the
+# other habitat.
 _SENTENCES = {
     "adjective": 0.3,
     "fact": 0.3,
@@ -261,7 +261,7 @@ _SENTENCES = {
 
 
 def habitat_rows(world: World, split: str) -> list[dict[str, str]]:
-    """Instances of the habitat task: one sentence, and whether it is about a land animal.
+    """Generate instances of the habitat task: one sentence about a land or a water animal.
 
     Sentences are drawn with replacement, so that some occur more than once.
 
@@ -314,7 +314,7 @@ def _sentence(lexicon: Lexicon, rng: np.random.Generator, wrong: bool) -> dict[s
     }[construction]
     return {
         "sentence": f"{sentence} .",
-        "label": next(one for one in HABITATS if (one == true_label) != wrong),
+        "label": next(label for label in HABITATS if (label == true_label) != wrong),
         "true_label": true_label,
         "wrong_label": "yes" if wrong else "no",
         "construction": construction,
@@ -355,7 +355,7 @@ def _instance(
     stranger = lexicon.animals[_pick(rng, lexicon.of_kind(other_kind))]
     pair = _pick(rng, lexicon.adjectives)
     adjective, opposite = pair[:: _pick(rng, (1, -1))]
-    other_pair = _pick(rng, [one for one in lexicon.adjectives if one != pair])
+    other_pair = _pick(rng, [other for other in lexicon.adjectives if other != pair])
 
     def fact(kind: int) -> str:
         place, food = _pick(rng, lexicon.homes[kind]), _pick(rng, lexicon.foods[kind])
@@ -408,7 +408,7 @@ def _instance(
 
 
 def heuristic(premise: str, hypothesis: str, clauses: Sequence[str]) -> str:
-    """Which of HANS's heuristics a pair invites, the most specific one (McCoy et al., 2019)."""
+    """Name the most specific of HANS's heuristics (McCoy et al., 2019) that a pair fits, if any."""
     if hypothesis.removesuffix(" .") in clauses:
         return "constituent"
     words, run = premise.split(), hypothesis.split()[:-1]

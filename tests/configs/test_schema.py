@@ -154,7 +154,7 @@ def test_each_stage_refuses_in_one_line_without_traceback(tmp_path: Path, stage:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (None, "cannot be read (No such file or directory)"),
+        (None, "no such file; give an experiment file"),
         (b"\xff\xfe", "cannot be read (not UTF-8 text)"),
         (b"name: x\nsizes: [1, 2\noutput: y\n", "line 3: not valid YAML"),
         (b"name: x\nsizes: [1, 2]\nname: y\n", "line 3: name is given twice; keep one"),
@@ -273,7 +273,7 @@ def imported() -> dict[str, Any]:
         ("vocabulary", {"size": 100}, "vocabulary: nothing is pretrained here"),
         ("corpus", small("out")["corpus"], "corpus: nothing is pretrained here"),
         ("pretraining", small("out")["pretraining"], "corpus: missing"),
-        ("tasks", "nowhere.yaml", "nowhere.yaml: cannot be read"),
+        ("tasks", "nowhere.yaml", "nowhere.yaml: no such file"),
         ("tasks", "bad.yaml", "tasks: bad.yaml has no list of tasks"),
     ],
 )

@@ -256,10 +256,10 @@ def test_an_encoder_without_heads_is_exported_as_such(tmp_path: Path) -> None:
     assert back.weights.keys() == found.weights.keys()
 
     before = files_of(tmp_path / "out")
-    with pytest.raises(InputError, match="out: is there already; give a folder that is not"):
+    with pytest.raises(InputError, match="out: is there already; remove it, or give"):
         export_checkpoint(tmp_path / "out", found.weights, **options)
     assert files_of(tmp_path / "out") == before
-    with pytest.raises(InputError, match=r"classifier/kernel should have shape \(16, 2\), found"):
+    with pytest.raises(InputError, match=r"kernel is missing, and should have shape \(16, 2\)"):
         export_checkpoint(tmp_path / "new", found.weights, **options, labels=["no", "yes"])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "source"]
 

@@ -230,6 +230,11 @@ def set_vocabulary(folder: Path, entries: list[str]) -> None:
     (folder / "vocab.txt").write_text("\n".join(entries) + "\n")
 
 
+def set_tokenizer(folder: Path, entries: Any) -> None:
+    (folder / "vocab.txt").unlink()
+    (folder / "tokenizer.json").write_text(json.dumps({"model": {"vocab": entries}}))
+
+
 def no_finite(arrays: dict[str, Any]) -> None:
     arrays["bert.pooler.dense.bias"] = np.full(16, np.nan, np.float32)
 
@@ -240,8 +245,15 @@ BAD = [
     (lambda f: set_vocabulary(f, VOCABULARY[:-1]), "vocab_size is 37, and its vocabulary has 36"),
     (lambda f: set_vocabulary(f, VOCABULARY[1:]), "vocab.txt: lacks [PAD]"),
     (lambda f: (f / "config.json").unlink(), "has no config.json; put"),
-    (lambda f: (f / "config.json").write_text("{"), "config.json: cannot be read as JSON"),
+    (lambda f: (f / "config.json").write_text("{"), "config.json: cannot be read (not JSON); get"),
     (lambda f: (f / "config.json").write_text("[]"), "config.json: is no JSON object"),
+    (
+        lambda f: (f / "config.json").write_text("[" * 100_000),
+        "config.json: cannot be read (nested",
+    ),
+    (lambda f: set_tokenizer(f, {"[PAD]": 0, "a": "1"}), "tokenizer.json: holds no WordPiece"),
+    (lambda f: set_tokenizer(f, {"[PAD]": [0]}), "tokenizer.json: holds no WordPiece"),
+    (lambda f: set_tokenizer(f, [1]), "tokenizer.json: holds no WordPiece"),
     (lambda f: (f / "model.safetensors").unlink(), "holds no model.safetensors, pytorch_model"),
     (lambda f: truncate(f / "model.safetensors"), "model.safetensors: is damaged"),
     (lambda f: set_config(f, num_hidden_layers=3), "num_hidden_layers is 3, and layers of size"),

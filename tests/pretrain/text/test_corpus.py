@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import json
 import os
 import signal
 import subprocess
@@ -19,10 +18,17 @@ from tokenizers import Tokenizer
 from configs.errors import InputError
 from configs.schema import World
 from pretrain.batches.sentence_pairs import draw_pairs
-from pretrain.text.corpus import Corpus, ShardedTokens, open_corpus, read_manifest, tokenize_corpus
+from pretrain.text.corpus import (
+    Corpus,
+    ShardedTokens,
+    check_corpus,
+    open_corpus,
+    read_manifest,
+    tokenize_corpus,
+)
 from pretrain.text.wordpiece import SPECIAL_TOKENS, build_tokenizer, train_vocabulary
 from pretrain.text.world import corpus_rows
-from tests.experiments import environment, files_of
+from tests.experiments import environment, files_of, small_experiment
 from tests.pretrain.text.texts import texts_of
 
 WORDS = ["a", "b", "c", "d", "##e", "."]
@@ -192,9 +198,9 @@ TOKENIZE = """
 import sys
 from pathlib import Path
 from configs.schema import World
-from pretrain.corpus import tokenize_corpus
-from pretrain.wordpiece import SPECIAL_TOKENS, build_tokenizer
-from pretrain.world import corpus_rows
+from pretrain.text.corpus import tokenize_corpus
+from pretrain.text.wordpiece import SPECIAL_TOKENS, build_tokenizer
+from pretrain.text.world import corpus_rows
 from tests.pretrain.text.texts import texts_of
 
 if __name__ == "__main__":
@@ -288,35 +294,120 @@ def test_what_was_begun_with_other_text_is_not_gone_on_with(
         assert files_of(folder) == before
 
 
-def test_a_corpus_from_before_there_were_shards(tmp_path: Path, tokenizer: Tokenizer) -> None:
-    tokenize_corpus([texts_of(DOCUMENTS)], tokenizer, tmp_path / "new")
-    new, old = tmp_path / "new", tmp_path / "old"
-    old.mkdir()
-    np.load(new / "shards" / "00000.tokens.npy").tofile(old / "tokens.bin")
-    for name in ("sentences.npy", "documents.npy"):
-        (old / name).write_bytes((new / name).read_bytes())
-    counts = {"documents": 4, "sentences": 11, "tokens": 23}
-    (old / "corpus.json").write_text(json.dumps(counts))
-    assert read_back(open_corpus(old)) == KEPT
+def test_a_damaged_corpus_is_refused_by_its_file_and_mended_as_it_says(
+    tmp_path: Path, tokenizer: Tokenizer
+) -> None:
+    folder = tmp_path / "corpus"
+    texts = [texts_of(DOCUMENTS)]
+    tokenize_corpus(texts, tokenizer, folder, shard_bytes=12)
+    check_corpus(folder)
+    before = files_of(folder)
+    rng = np.random.default_rng(0)
+    used = [
+        name for name in before if name != "plan.json" and name.endswith((".npy", "corpus.json"))
+    ]
+    assert {Path(name).name.partition(".")[2] for name in used} == {
+        "json",
+        "npy",
+        *(f"{name}.npy" for name in ("tokens", "sentences", "documents")),
+    }
+    refused = 0
+    for name in [*used, "corpus.json.sha256"]:
+        content = before[name]
+        changed = [content[: len(content) // 2], b"", content + content[-1:]]
+        for place in rng.integers(len(content), size=20):
+            flipped = bytearray(content)
+            flipped[place] ^= 1 << int(rng.integers(8))
+            changed.append(bytes(flipped))
+        for damaged in changed:
+            (folder / name).write_bytes(damaged)
+            try:
+                corpus = open_corpus(folder)
+                check_corpus(folder)
+            except InputError as error:
+                refused += 1
+                shard = f"{folder}: shard {Path(name).name[:5]} is damaged"
+                named = (str(folder / name.removesuffix(".sha256")), shard)
+                assert error.message.startswith(named)
+                assert "remove" in error.message
+                assert "python -m pretrain" in error.message
+            else:
+                # What NumPy ignores: the padding of a header, bytes after the array.
+                assert name.startswith("shards/") or name.endswith(".sha256")
+                assert read_back(corpus) == KEPT
+        (folder / "corpus.json").unlink()
+        tokenize_corpus(texts, tokenizer, folder, shard_bytes=12)
+        check_corpus(folder)
+        assert read_back(open_corpus(folder)) == KEPT
+        (folder / name).write_bytes(content)
+        assert files_of(folder) == before
+    assert refused > 200
 
 
-def test_a_damaged_corpus_is_refused_by_its_file(tmp_path: Path, tokenizer: Tokenizer) -> None:
+def test_the_stage_refuses_damaged_inputs_before_it_shares_runs_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import pretrain.stage
+
+    shared: list[int] = []
+    monkeypatch.setattr(
+        pretrain.stage, "share_out", lambda work, experiment, items, **_: shared.append(len(items))
+    )
+    experiment = small_experiment(tmp_path / "out")
+    pretrain.stage.pretrain_experiment(experiment, 1)
+    assert shared == [4]
+    names = ("corpus.json", "sentences.npy", "documents.npy", "shards/00000.tokens.npy")
+    for name in ("vocab.txt", *(f"corpus/{name}" for name in names)):
+        path = tmp_path / "out" / name
+        content = path.read_bytes()
+        path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+        with pytest.raises(InputError, match=r"damaged.*python -m pretrain"):
+            pretrain.stage.pretrain_experiment(experiment, 1)
+        path.write_bytes(content)
+    assert shared == [4]
+    pretrain.stage.pretrain_experiment(experiment, 1)
+    assert shared == [4, 4]
+
+
+def test_a_corpus_without_checksums_gets_them_and_keeps_its_shards(
+    tmp_path: Path, tokenizer: Tokenizer
+) -> None:
     folder = tmp_path / "corpus"
     tokenize_corpus([texts_of(DOCUMENTS)], tokenizer, folder)
-    for name in ("shards/00000.tokens.npy", "documents.npy"):
-        path = folder / name
-        content = path.read_bytes()
-        path.write_bytes(content[:-2])
-        with pytest.raises(InputError) as caught:
-            open_corpus(folder)
-        assert caught.value.message.startswith(f"{path}: ")
-        path.write_bytes(content)
-    np.save(folder / "sentences.npy", np.arange(3))
-    with pytest.raises(InputError, match=r"sentences\.npy: has 3 entries"):
+    before = files_of(folder)
+    (folder / "corpus.json.sha256").unlink()
+    with pytest.raises(InputError, match=r"corpus\.json: has no checksum, .* remove corpus\.json"):
         open_corpus(folder)
     (folder / "corpus.json").unlink()
-    with pytest.raises(InputError, match=r"corpus\.json: cannot be read"):
-        open_corpus(folder)
+    tokens = folder / "shards" / "00000.tokens.npy"
+    modified = tokens.stat().st_mtime_ns
+    tokenize_corpus([texts_of(DOCUMENTS)], tokenizer, folder)
+    assert files_of(folder) == before
+    assert tokens.stat().st_mtime_ns == modified
+
+
+def test_a_damaged_plan_or_record_of_shards_is_no_traceback(
+    tmp_path: Path, tokenizer: Tokenizer
+) -> None:
+    folder = tmp_path / "corpus"
+    texts = [texts_of(DOCUMENTS)]
+    tokenize_corpus(texts, tokenizer, folder, shard_bytes=12)
+    before = files_of(folder)
+    for content in (
+        b"",
+        b"[1]",
+        b"\xff",
+        b"[" * 100_000,
+        b'{"tokens": -1}',
+    ):
+        (folder / "corpus.json").unlink()
+        (folder / "shards" / "00000.json").write_bytes(content)
+        tokenize_corpus(texts, tokenizer, folder, shard_bytes=12)
+        assert files_of(folder) == before
+    (folder / "corpus.json").unlink()
+    (folder / "plan.json").write_bytes(b"{")
+    with pytest.raises(InputError, match=r"plan\.json: cannot be read \(not JSON\); remove "):
+        tokenize_corpus(texts, tokenizer, folder, shard_bytes=12)
 
 
 def test_without_two_sentences_in_a_document_there_is_nothing_to_predict(

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from pretrain.text.wordpiece import (
     build_tokenizer,
     read_vocabulary,
     train_vocabulary,
+    write_vocabulary,
 )
 from pretrain.text.world import corpus_rows
 from tests.experiments import environment
@@ -25,8 +27,8 @@ from tests.experiments import environment
 TRAIN = """
 import json, sys
 from configs.schema import World
-from pretrain.wordpiece import train_vocabulary
-from pretrain.world import corpus_rows
+from pretrain.text.wordpiece import train_vocabulary
+from pretrain.text.world import corpus_rows
 rows = corpus_rows(World(documents=100))
 print(json.dumps(train_vocabulary(lambda: (row["text"] for row in rows), size=200, lowercase=True)))
 """
@@ -78,6 +80,30 @@ def test_only_the_thousand_most_frequent_characters_are_entries() -> None:
 def test_a_vocabulary_too_small_for_the_characters_is_refused() -> None:
     with pytest.raises(InputError, match=r"^vocabulary\.size: 20 is too few .* at least 4\d$"):
         train_vocabulary(sentences, size=20, lowercase=True)
+
+
+def test_a_damaged_vocabulary_of_an_experiment_is_refused(
+    tmp_path: Path, vocabulary: list[str]
+) -> None:
+    path = tmp_path / "vocab.txt"
+    write_vocabulary(path, vocabulary)
+    assert read_vocabulary(path) == vocabulary
+    content, checksum = path.read_bytes(), (tmp_path / "vocab.txt.sha256").read_bytes()
+    assert hashlib.sha256(content).hexdigest() in checksum.decode()
+    for place in range(0, len(content), 7):
+        flipped = bytearray(content)
+        flipped[place] ^= 1
+        for damaged in (bytes(flipped), content[:place]):
+            path.write_bytes(damaged)
+            with pytest.raises(InputError, match=r"vocab\.txt: is damaged, .* remove it, and run "):
+                read_vocabulary(path)
+    path.write_bytes(content)
+    for damaged in (checksum[:10], b"", b"\xff"):
+        (tmp_path / "vocab.txt.sha256").write_bytes(damaged)
+        with pytest.raises(InputError, match="run python -m pretrain"):
+            read_vocabulary(path)
+    write_vocabulary(path, vocabulary)
+    assert read_vocabulary(path) == vocabulary
 
 
 def basic_tokens(text: str, *, lowercase: bool) -> list[str]:
@@ -134,7 +160,7 @@ def test_a_given_vocabulary_keeps_its_order(tmp_path: Path) -> None:
     ("content", "message"),
     [
         (None, "no such file"),
-        (b"\xff\xfe", "cannot be read"),
+        (b"\xff\xfe", "cannot be read (not UTF-8 text)"),
         (b"", "lacks [PAD]"),
         (b"[PAD]\n[UNK]\n[CLS]\n[SEP]\na\n", "lacks [MASK]"),
         (b"[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\na\nb\na\n", "has the entry 'a' twice"),

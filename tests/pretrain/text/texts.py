@@ -14,4 +14,4 @@ def texts_of(documents: Sequence[Sequence[str]]) -> Texts:
     """Return a source whose rows are documents and whose lines are sentences."""
     rows = datasets.Dataset.from_dict({"text": ["\n".join(one) for one in documents]})
     source = Text(path="text", data_files="text.txt", sentences="lines")
-    return Texts(source, rows, "corpus.sources.0")
+    return Texts(source, rows)
