@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
+import unicodedata
 from pathlib import Path
 
 import click
+
+_LONGEST = 2000
+"""Characters of a message; the middle of a longer one is left out."""
 
 
 class InputError(click.ClickException):
@@ -17,10 +21,14 @@ class InputError(click.ClickException):
     Parameters
     ----------
     message : str
-        One line, starting with the file, field or run at fault.
+        Starts with the file, field or run at fault. Line breaks and other control characters,
+        which names and values from outside may hold, are escaped.
     """
 
     exit_code = 2
+
+    def __init__(self, message: str) -> None:
+        super().__init__(_one_line(message))
 
 
 class FieldError(InputError):
@@ -30,19 +38,32 @@ class FieldError(InputError):
     """
 
 
+def _one_line(message: str) -> str:
+    """Escape what would break the line or cannot be printed, and shorten what is very long."""
+    if len(message) > _LONGEST:
+        message = f"{message[: _LONGEST // 2]} ... {message[-_LONGEST // 2 :]}"
+    return "".join(
+        # Control characters, surrogates, and the separators of lines and paragraphs.
+        character.encode("unicode_escape").decode()
+        if unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp")
+        else character
+        for character in message
+    )
+
+
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 def no_space(error: BaseException | None, where: Path) -> InputError | None:
-    """Recognise a write that failed for want of space, by what raised it or what that came from.
+    """Recognise a write that failed for want of space, by the exception or by what caused it.
 
     Parameters
     ----------
     error : exception
-        What was raised: with the error number of a full disk, a spent quota or a limit on the
-        size of files, or from a library that puts the system's words into its own error.
+        What was raised: by the system, with the error number of a full disk, a spent quota or
+        a limit on the size of files; or by a library that quotes the system's words.
     where : Path
-        What was being written, or the folder of it.
+        What was being written, or its folder.
 
     Returns
     -------
@@ -50,8 +71,8 @@ def no_space(error: BaseException | None, where: Path) -> InputError | None:
         What to tell the user; None if `error` is something else.
     """
     while error is not None:
-        named = isinstance(error, OSError) and error.errno in _NO_SPACE
-        if named or any(os.strerror(number) in str(error) for number in _NO_SPACE):
+        numbered = isinstance(error, OSError) and error.errno in _NO_SPACE
+        if numbered or any(os.strerror(number) in str(error) for number in _NO_SPACE):
             return InputError(
                 f"{where}: no space left to write it; free some and run the same command again, "
                 "which goes on from what was written before"

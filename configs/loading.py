@@ -6,29 +6,99 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import (
-    ValidationError,
-)
+from pydantic import ValidationError
 
 from configs.errors import InputError
-from configs.schema import _ORIGINS, Experiment
+from configs.reading import read_text
+from configs.schema import ORIGINS, Experiment
+
+_LARGEST_FILE = 256 << 10
+_MOST_NODES = 100_000
+_DEEPEST = 50
+
+_MERGE = "tag:yaml.org,2002:merge"
 
 
 class _Loader(yaml.SafeLoader):
-    """A safe loader that refuses a key given twice, of which YAML's own keeps the last."""
+    """A safe loader that raises nothing but `yaml.YAMLError` and takes a bounded time.
+
+    It refuses a key that is given twice, of which YAML's own keeps the last; aliases that
+    multiply to more than 100,000 nodes; nesting deeper than 50; and text with a NUL character or
+    half of a surrogate pair, which is no text to the libraries behind.
+    """
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self._depth = 0
+        # Of every composed node: its nodes once aliases are replaced, and how deep they nest.
+        self._extent: dict[yaml.Node, tuple[int, int]] = {}
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node:
+        """Compose a node, and bound what it is once aliases are replaced."""
+        event = self.peek_event()
+        self._depth += 1
+        if self._depth > _DEEPEST:
+            raise _problem(f"nested deeper than {_DEEPEST}", event.start_mark)
+        node = super().compose_node(parent, index)
+        assert node is not None  # an event that is no alias begins a node
+        self._depth -= 1
+        if not isinstance(event, yaml.AliasEvent):
+            self._extent[node] = self._measure(node)
+        elif node not in self._extent:
+            raise _problem("an alias names what it is in", event.start_mark)
+        return node
+
+    def _measure(self, node: yaml.Node) -> tuple[int, int]:
+        parts: list[yaml.Node] = []
+        if isinstance(node, yaml.SequenceNode):
+            parts = node.value
+        elif isinstance(node, yaml.MappingNode):
+            parts = [part for entry in node.value for part in entry]
+        extents = [self._extent[part] for part in parts]
+        count = 1 + sum(nodes for nodes, _ in extents)
+        depth = 1 + max((depth for _, depth in extents), default=0)
+        if count > _MOST_NODES:
+            raise _problem(
+                f"more than {_MOST_NODES:,} values, once aliases are replaced", node.start_mark
+            )
+        if depth > _DEEPEST:
+            raise _problem(f"nested deeper than {_DEEPEST}", node.start_mark)
+        return count, depth
+
+    def compose_scalar_node(self, anchor: Any) -> yaml.ScalarNode:
+        """Compose a scalar, and check that it is text."""
+        node = super().compose_scalar_node(anchor)
+        if any(character == "\0" or "\ud800" <= character <= "\udfff" for character in node.value):
+            raise _problem("a character that is no text", node.start_mark)
+        return node
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
-        """Compose a mapping; a key may still replace one that is merged in with `<<`."""
+        """Compose a mapping; a key may replace one that is merged in with `<<`, and no other."""
         node = super().compose_mapping_node(anchor)
-        seen: set[tuple[str, str]] = set()
+        seen = set()
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode):
-                if (key.tag, key.value) in seen:
-                    raise yaml.MarkedYAMLError(
-                        problem=f"{key.value} is given twice", problem_mark=key.start_mark
-                    )
-                seen.add((key.tag, key.value))
+                value = key.tag if key.tag == _MERGE else self.construct_object(key, deep=True)
+                if value in seen:
+                    raise _problem(f"{key.value} is given twice; keep one", key.start_mark)
+                seen.add(value)
         return node
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        """Construct a value; text that its tag does not allow is refused."""
+        try:
+            return super().construct_object(node, deep)
+        except yaml.YAMLError:
+            raise
+        except Exception as error:
+            # The constructors of tags raise whatever Python raises for such text.
+            tag = node.tag.removeprefix("tag:yaml.org,2002:")
+            value = f"{node.value!r:.40}" if isinstance(node, yaml.ScalarNode) else "this"
+            raise _problem(f"{value} is no {tag}; correct it", node.start_mark) from error
+
+
+def _problem(problem: str, mark: Any) -> yaml.MarkedYAMLError:
+    return yaml.MarkedYAMLError(problem=problem, problem_mark=mark)
 
 
 def load_experiment(path: Path | str) -> Experiment:
@@ -50,11 +120,11 @@ def load_experiment(path: Path | str) -> Experiment:
         names the file and the field.
     """
     path = Path(path)
-    data = _read_mapping(path)
-    if isinstance(data.get("tasks"), str):
-        data["tasks"] = _tasks_of(path, data["tasks"])
+    fields = _read_mapping(path)
+    if isinstance(fields.get("tasks"), str):
+        fields["tasks"] = _tasks_of(path, fields["tasks"])
     try:
-        return Experiment.model_validate(data)
+        return Experiment.model_validate(fields)
     except ValidationError as error:
         raise InputError(f"{path}: {_first_problem(error)}") from error
 
@@ -71,22 +141,19 @@ def _tasks_of(path: Path, other: str) -> list[Any]:
 
 def _read_mapping(path: Path) -> dict[str, Any]:
     """Read an experiment's YAML, not checked against the schema yet."""
+    text = read_text(path, "give an experiment file", largest=_LARGEST_FILE)
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not UTF-8 text"
-        raise InputError(f"{path}: cannot be read ({reason}); give an experiment file") from error
-    try:
-        data = yaml.load(text, _Loader)
-    except yaml.YAMLError as error:
-        where = getattr(error, "problem_mark", None)
-        line = f", line {where.line + 1}" if where is not None else ""
-        problem = getattr(error, "problem", None) or ""
-        reason = f"{problem}; keep one" if problem.endswith("given twice") else ""
-        raise InputError(f"{path}{line}: {reason or 'not valid YAML; mend the file'}") from error
-    if not isinstance(data, dict):
+        fields = _Loader(text).get_single_data()
+    except (yaml.YAMLError, ValueError) as error:  # the latter of an escape beyond Unicode
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark is not None else ""
+        problem = getattr(error, "problem", None)
+        if type(error) is not yaml.MarkedYAMLError or problem is None:
+            problem = "not valid YAML; mend the file"
+        raise InputError(f"{path}{line}: {problem}") from error
+    if not isinstance(fields, dict):
         raise InputError(f"{path}: an experiment is a mapping of fields; see configs/pocket.yaml")
-    return data
+    return fields
 
 
 def _first_problem(error: ValidationError) -> str:
@@ -94,18 +161,18 @@ def _first_problem(error: ValidationError) -> str:
 
     An unknown key comes first: a misspelt field is also missing under its right name.
     """
-    problems = sorted(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
-    problem = problems[0]
+    problems = error.errors(include_url=False, include_context=False, include_input=False)
+    problem = min(problems, key=lambda problem: problem["type"] != "extra_forbidden")
     # Pydantic puts the branch of a union after the field's name.
     field = ".".join(
         str(part)
         for before, part in zip((None, *problem["loc"]), problem["loc"], strict=False)
-        if (before, part) not in {("pretraining", origin) for origin in _ORIGINS}
+        if (before, part) not in {("pretraining", origin) for origin in ORIGINS}
     )
     if problem["type"] == "extra_forbidden":
         reason = "unknown key; remove it or correct its spelling"
     else:
-        reason = problem["msg"].removeprefix("Value error, ").replace("\n", " ")
+        reason = problem["msg"].removeprefix("Value error, ")
     others = error.error_count() - 1
     more = f" (and {others} more)" if others else ""
     return f"{field}: {reason}{more}" if field else f"{reason}{more}"

@@ -1,12 +1,84 @@
-"""Where everything of an experiment lies."""
+"""Where everything of an experiment lies: the table of contents of its folder.
+
+    experiment.json                             the configuration
+    logs/STAGE.log                              what a stage did
+    claims/NAME.claim                           who works on what
+    vocab.txt                                   the vocabulary
+    corpus/                                     the tokenized corpus
+    pretrain/SIZE/pP/encoder.safetensors        an encoder
+    pretrain/SIZE/pP/encoder-stepN.safetensors  the same, after N steps
+    tasks/TASK/                                 a task's tokenized instances
+    finetune/TASK/search.csv                    the hyper-parameter search
+    finetune/TASK/SIZE/pPfF/foldK/epoch-E.safetensors
+    predictions/TASK.zarr                       the prediction tensor
+    report/                                     tables and figures
+
+The folders of runs also hold training states and loss curves.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 
+def experiment_record(output: Path) -> Path:
+    """File with the whole configuration; the folder is an experiment's when it is there."""
+    return output / "experiment.json"
+
+
+def logs_folder(output: Path) -> Path:
+    """Folder of the logs."""
+    return output / "logs"
+
+
+def log_file(output: Path, name: str) -> Path:
+    """Log of a stage, or of the libraries under it (`backend`)."""
+    return logs_folder(output) / f"{name}.log"
+
+
+def claims_folder(output: Path) -> Path:
+    """Folder of the claims."""
+    return output / "claims"
+
+
+def claim_file(output: Path, name: str) -> Path:
+    """Claim on a piece of work, such as `pretrain/base/p1`."""
+    return claims_folder(output) / f"{name}.claim"
+
+
+def vocabulary_file(output: Path) -> Path:
+    """File of the experiment's vocabulary."""
+    return output / "vocab.txt"
+
+
+def corpus_folder(output: Path) -> Path:
+    """Folder of the tokenized corpus; see `pretrain.text.corpus` for what is in it."""
+    return output / "corpus"
+
+
+def run_folder(output: Path, size: str, pretrain_seed: int) -> Path:
+    """Folder of one pretraining run."""
+    return output / "pretrain" / size / f"p{pretrain_seed}"
+
+
+def encoder_file(output: Path, size: str, pretrain_seed: int, step: int | None = None) -> Path:
+    """Weights of one encoder with its pretraining heads: the last ones, or those of a step."""
+    name = "encoder" if step is None else f"encoder-step{step}"
+    return run_folder(output, size, pretrain_seed) / f"{name}.safetensors"
+
+
+def prepared_folder(output: Path, task: str) -> Path:
+    """Folder of a task's tokenized instances."""
+    return output / "tasks" / task
+
+
+def prepared_instances(output: Path, task: str) -> Path:
+    """File of the instances that a task predicts; written last: a task with it is prepared."""
+    return prepared_folder(output, task) / "evaluation.parquet"
+
+
 def search_table(output: Path, task: str) -> Path:
-    """Where the search's table of a task is kept."""
+    """Table of a task's hyper-parameter search."""
     return output / "finetune" / task / "search.csv"
 
 
@@ -18,36 +90,20 @@ def classifier_folder(
 
 
 def classifier_file(folder: Path, epoch: float) -> Path:
-    """Weights of a classifier after so many epochs."""
+    """Weights of a finetuning run's classifier after so many epochs."""
     return folder / f"epoch-{epoch:.4f}.safetensors"
 
 
-def prepared_folder(output: Path, task: str) -> Path:
-    """Where a task's tokenized instances are kept."""
-    return output / "tasks" / task
-
-
-def prepared_instances(output: Path, task: str) -> Path:
-    """Where the instances that a task predicts are; written last, so that it is then prepared."""
-    return prepared_folder(output, task) / "evaluation.parquet"
+def predictions_folder(output: Path) -> Path:
+    """Folder of the prediction tensors."""
+    return output / "predictions"
 
 
 def store_path(output: Path, task: str) -> Path:
-    """Place of the prediction tensor of a task."""
-    return output / "predictions" / f"{task}.zarr"
+    """Store of a task's prediction tensor."""
+    return predictions_folder(output) / f"{task}.zarr"
 
 
-def run_folder(output: Path, size: str, pretrain_seed: int) -> Path:
-    """Folder of one pretraining run."""
-    return output / "pretrain" / size / f"p{pretrain_seed}"
-
-
-def encoder_file(output: Path, size: str, pretrain_seed: int, step: int | None = None) -> Path:
-    """Weights of one encoder with its pretraining heads, pretrained or after so many steps."""
-    name = "encoder" if step is None else f"encoder-step{step}"
-    return run_folder(output, size, pretrain_seed) / f"{name}.safetensors"
-
-
-def vocabulary_file(output: Path) -> Path:
-    """Place of the experiment's `vocab.txt`."""
-    return output / "vocab.txt"
+def report_folder(output: Path) -> Path:
+    """Folder of the tables, figures and report."""
+    return output / "report"

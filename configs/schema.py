@@ -1,8 +1,10 @@
 """The schema of an experiment: what `pocket.yaml` and `paper.yaml` may say.
 
 Unknown keys, wrong types and impossible combinations are refused with the field's name.
-Paths in an experiment are relative to the folder in which the command is run. `tasks` may be
-the name of another experiment's file, relative to the first, whose tasks are taken.
+Numbers have upper limits that no experiment comes near, so that a slip such as a missing dot
+is refused at once and does not fill the memory later. Paths in an experiment are relative to
+the folder in which the command is run. `tasks` may be the name of another experiment's file,
+relative to the first, whose tasks are taken.
 """
 
 from __future__ import annotations
@@ -11,24 +13,60 @@ import re
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
     Discriminator,
     Field,
-    PositiveFloat,
-    PositiveInt,
     Tag,
     ValidationInfo,
     field_validator,
     model_validator,
 )
 
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+_MOST_KEPT = 10_000
+_MOST_RUNS = 1_000_000
+_LONGEST_PATH = 2000
+# What file systems allow, less what `configs.atomic` adds.
+_LONGEST_PART = 200
+
+# These become parts of file names.
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=100)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Rate = Annotated[float, Field(ge=0.0, lt=1.0)]
+# Within the range of float32.
+Positive = Annotated[float, Field(gt=0.0, le=1e30)]
+Count = Annotated[int, Field(ge=1, le=1_000_000_000)]
+Rows = Annotated[int, Field(ge=1, le=1_000_000)]
+Seeds = Annotated[int, Field(ge=1, le=1000)]
+Precision = Literal["float32", "bfloat16"]
+
+PathOrText = TypeVar("PathOrText", Path, str)
+
+
+def _check_path(path: PathOrText) -> PathOrText:
+    """Refuse what no file system takes as a path."""
+    text = str(path)
+    if "\0" in text:
+        raise ValueError("a path holds no NUL character")
+    if len(text) > _LONGEST_PATH:
+        raise ValueError(f"has {len(text)} characters; a path may have {_LONGEST_PATH:,}")
+    if isinstance(path, Path) and max(map(len, map(str.encode, path.parts)), default=0) > (
+        _LONGEST_PART
+    ):
+        raise ValueError(f"a folder's or file's name may have {_LONGEST_PART} bytes")
+    return path
+
+
+LocalPath = Annotated[Path, AfterValidator(_check_path)]
+PathText = Annotated[str, AfterValidator(_check_path)]
+
+_DECIMAL = re.compile(r"[0-9]{1,9}(\.[0-9]{1,20})?")
+_FRACTION = re.compile(r"[0-9]{1,9} ?/ ?[0-9]{1,9}")
 
 
 def _as_epoch(value: Any) -> Any:
@@ -36,18 +74,41 @@ def _as_epoch(value: Any) -> Any:
     if isinstance(value, bool):
         raise ValueError(f"{str(value).lower()} is a truth value; give epochs such as 3 or 10/3")
     if isinstance(value, str):
+        # Not all that `Fraction` reads: 1e999999999 would take it for ever.
+        if not (_DECIMAL.fullmatch(value) or _FRACTION.fullmatch(value)):
+            raise ValueError(f"{value!r} is not a number of epochs such as 3 or 10/3")
         try:
             return float(Fraction(value.replace(" ", "")))
-        except (ValueError, ZeroDivisionError) as error:
-            raise ValueError(f"{value!r} is not a number of epochs such as 3 or 10/3") from error
+        except ZeroDivisionError as error:
+            raise ValueError(f"{value!r} divides by zero; give epochs such as 10/3") from error
     return value
 
 
-Epoch = Annotated[float, BeforeValidator(_as_epoch), Field(gt=0.0)]
+Epoch = Annotated[float, BeforeValidator(_as_epoch), Field(gt=0.0, le=10_000.0)]
+
+
+def label_text(value: Any) -> Any:
+    """Write a label that is an integer or a truth value as text, as data sets are read.
+
+    Returns
+    -------
+    object
+        `str(value)` of an integer or a truth value; anything else as it is.
+
+    Examples
+    --------
+    >>> label_text(0), label_text(True), label_text("entailment")
+    ('0', 'True', 'entailment')
+    """
+    return str(value) if isinstance(value, int) else value
+
+
+SourceLabel = Annotated[str, BeforeValidator(label_text)]
+Label = Annotated[str, BeforeValidator(label_text), Field(min_length=1, max_length=1000)]
 
 
 class Strict(BaseModel):
-    """A part of an experiment: immutable, and an unknown key is an error."""
+    """A part of an experiment: immutable; an unknown key is an error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=False, allow_inf_nan=False)
 
@@ -64,21 +125,23 @@ class Strict(BaseModel):
 class World(Strict):
     """The embedded data: a small world from which a corpus and tasks are generated.
 
-    `path: world` in a source refers to it. See `pretrain.text.world` for what is generated.
-    `train` and `evaluation` count the instances of the inference task, `hans` those of its
-    two-class evaluation set, and the last two those of the habitat task.
+    A source with `path: world` reads it; see `pretrain.text.world` for what is generated.
+    `documents` counts those of the corpus, `train` and `evaluation` the instances of the
+    inference task, `hans` those of its two-class evaluation set, `habitat_train` and
+    `habitat_evaluation` those of the habitat task. A share `wrong_labels` of the evaluation
+    sets (except `hans`), and of the habitat task's training set, gets a wrong label.
     """
 
-    seed: int = 0
+    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] = 0
     kinds: Annotated[int, Field(ge=4, le=40)] = 8
     members: Annotated[int, Field(ge=2, le=40)] = 10
-    documents: PositiveInt = 6000
-    train: PositiveInt = 3200
-    evaluation: PositiveInt = 2000
+    documents: Rows = 6000
+    train: Rows = 3200
+    evaluation: Rows = 2000
     wrong_labels: Share = 0.04
-    hans: PositiveInt = 600
-    habitat_train: PositiveInt = 560
-    habitat_evaluation: PositiveInt = 140
+    hans: Rows = 600
+    habitat_train: Rows = 560
+    habitat_evaluation: Rows = 140
 
 
 class Source(Strict):
@@ -87,14 +150,14 @@ class Source(Strict):
     `path` is a hub name, a builder for local files (`json`, `csv`, `parquet`, `text`), or
     `world` for the embedded data (`name`: `corpus`, `inference`, `hans` or `habitat`).
 
-    Of `csv` files, `delimiter` separates the columns; with `quoting: none` quotation marks are
-    text like any other; `columns` names the columns of files without a heading. `origin` says
-    where a file can be had, for whoever does not have it.
+    In `csv` files, `delimiter` separates the columns; with `quoting: none`, quotation marks are
+    ordinary characters; `columns` names the columns of files without a heading. `origin` says
+    where to get a file; the message that it is missing repeats it.
     """
 
-    path: str
-    name: str | None = None
-    data_files: str | list[str] | None = None
+    path: PathText
+    name: PathText | None = None
+    data_files: PathText | list[PathText] | None = None
     field: str | None = None
     split: str = "train"
     revision: str | None = None
@@ -116,18 +179,17 @@ class Source(Strict):
 
 
 class Text(Source):
-    """Text to pretrain on: a source, and how its rows make documents of sentences.
+    """Text to pretrain on: a source, and how its rows become documents of sentences.
 
-    `text` names the columns of a row that hold text, in order. Every line of them is a
-    sentence (`sentences: lines`), or lines are also split after `.`, `!` and `?`
-    (`sentences: punctuation`). So many rows one after another make a document
-    (`rows_per_document`): 1 where a row is an article, more where a row is one sentence of a
-    book.
+    `text` names the columns of a row that hold text, in order. With `sentences: lines` every
+    line is a sentence; with `sentences: punctuation` lines are also split after `.`, `!` and
+    `?`. `rows_per_document` consecutive rows make a document: 1 where a row is an article,
+    more where a row is one sentence of a book.
     """
 
     text: Annotated[list[str], Field(min_length=1)] = ["text"]
     sentences: Literal["lines", "punctuation"] = "punctuation"
-    rows_per_document: PositiveInt = 1
+    rows_per_document: Count = 1
 
 
 class Corpus(Strict):
@@ -139,13 +201,13 @@ class Corpus(Strict):
 class Vocabulary(Strict):
     """The WordPiece vocabulary: trained on the corpus (`size`), or given (`file`).
 
-    It is trained on at most so many `megabytes` of text, spread evenly over the corpus.
+    It is trained on at most `megabytes` MB of text, spread evenly over the corpus.
     """
 
     size: Annotated[int, Field(ge=10, le=65536)] | None = None
-    file: Path | None = None
+    file: LocalPath | None = None
     lowercase: bool = True
-    megabytes: PositiveInt = 200
+    megabytes: Rows = 200
 
     @model_validator(mode="after")
     def _one_of(self) -> Self:
@@ -158,10 +220,10 @@ class Size(Strict):
     """One size of the BERT architecture."""
 
     name: Name
-    layers: PositiveInt
-    hidden: PositiveInt
-    heads: PositiveInt
-    intermediate: PositiveInt | None = None
+    layers: Annotated[int, Field(ge=1, le=1000)]
+    hidden: Annotated[int, Field(ge=1, le=65_536)]
+    heads: Annotated[int, Field(ge=1, le=65_536)]
+    intermediate: Rows | None = None
 
     @model_validator(mode="after")
     def _divisible(self) -> Self:
@@ -188,69 +250,67 @@ def _check_accumulate(parts: int, batch_sizes: list[int]) -> None:
 class Optimizer(Strict):
     """BERT's Adam: see `pretrain.engine.optimizer`."""
 
-    beta_1: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.9
-    beta_2: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.999
-    epsilon: PositiveFloat = 1e-6
-    weight_decay: Annotated[float, Field(ge=0.0)] = 0.01
-    clip_norm: PositiveFloat = 1.0
+    beta_1: Rate = 0.9
+    beta_2: Rate = 0.999
+    epsilon: Positive = 1e-6
+    weight_decay: Annotated[float, Field(ge=0.0, le=1000.0)] = 0.01
+    clip_norm: Positive = 1.0
     bias_correction: bool = False
 
 
 class Keep(Strict):
-    """A stretch of pretraining in which the encoder is kept every so many steps.
+    """A stretch of pretraining in which the encoder is kept after every `every` steps.
 
-    It begins where the one before it ends, and lasts `until` a step, which counts, or to the end.
+    It begins where the stretch before it ends, and ends with step `until`, or with the last one.
     """
 
-    every: PositiveInt
-    until: PositiveInt | None = None
-
-
-Precision = Literal["float32", "bfloat16"]
+    every: Count
+    until: Count | None = None
 
 
 class Divergence(Strict):
-    """When a run is given up though its loss is finite.
+    """Stop a run whose loss stays above `factor` times the loss of guessing for `steps` steps.
 
-    It is, once its loss has been above `factor` times the loss of guessing (the logarithm of
-    the number of labels, or of vocabulary entries plus that of 2) at every one of `steps`
-    steps in a row.
+    The loss of guessing is ln(labels) in finetuning, ln(vocabulary entries) + ln 2 in
+    pretraining. A run whose loss is not finite is stopped in any case.
     """
 
-    factor: Annotated[float, Field(gt=1.0)] = 2.0
-    steps: PositiveInt = 1000
+    factor: Annotated[float, Field(gt=1.0, le=1e6)] = 2.0
+    steps: Count = 1000
 
 
 class Static(Strict):
-    """A fixed set of pretraining instances, so many for each position of the corpus."""
+    """A fixed set of pretraining instances, `static` of them for each position of the corpus."""
 
-    static: PositiveInt
+    static: Annotated[int, Field(ge=1, le=10_000)]
 
 
 class Pretraining(Strict):
-    """Masked-token and next-sentence pretraining of every size with every seed."""
+    """Masked-token and next-sentence pretraining of every size with every seed.
 
-    seeds: Annotated[int, Field(ge=2)]
-    steps: PositiveInt
-    batch_size: PositiveInt
+    Activations and products are computed in `precision`; weights, losses and sums over steps
+    are float32. A batch is cut into `accumulate` parts, one after another, to need less memory.
+    """
+
+    seeds: Annotated[int, Field(ge=2, le=1000)]
+    steps: Count
+    batch_size: Rows
     sequence_length: Annotated[int, Field(ge=8, le=512)]
-    max_masked: PositiveInt
+    max_masked: Count
     masked_share: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.15
     short_share: Share = 0.1
     random_next_share: Share = 0.5
     masks: Literal["fresh"] | Static = "fresh"
-    learning_rate: PositiveFloat
+    learning_rate: Positive
     warmup_steps: Annotated[int, Field(ge=0)]
-    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.1
-    initializer_range: PositiveFloat = 0.02
-    checkpoint_every: PositiveInt
+    dropout: Rate = 0.1
+    initializer_range: Positive = 0.02
+    checkpoint_every: Count
     keep: list[Keep] = []
     optimizer: Optimizer = Optimizer()
     divergence: Divergence = Divergence()
-    # Of activations and products; weights, losses and sums over steps are float32.
     precision: Precision = "float32"
-    # Parts into which a batch is cut, one after another, to need less memory.
-    accumulate: PositiveInt = 1
+    accumulate: Count = 1
 
     @field_validator("seeds")
     @classmethod
@@ -274,46 +334,50 @@ class Pretraining(Strict):
                 f"max_masked: {self.max_masked} must be less than sequence_length, "
                 f"{self.sequence_length}"
             )
-        ends = [stretch.until or self.steps for stretch in self.keep]
-        if any(end <= begin for begin, end in pairwise([0, *ends])) or max(ends, default=0) > (
-            self.steps
-        ):
+        ends = [0, *(stretch.until or self.steps for stretch in self.keep)]
+        if any(end <= begin for begin, end in pairwise(ends)) or max(ends) > self.steps:
             raise ValueError(
                 f"keep: give stretches in order, each until a later step, none after {self.steps}"
             )
+        kept = sum(
+            (end - begin) // stretch.every
+            for stretch, (begin, end) in zip(self.keep, pairwise(ends), strict=True)
+        )
+        if kept > _MOST_KEPT:
+            raise ValueError(f"keep: keeps {kept:,} encoders a run; {_MOST_KEPT:,} are the most")
         return self
 
     @property
     def kept_steps(self) -> list[int]:
         """Steps before the last after which the encoder is kept, in order."""
-        found: list[int] = []
+        steps: list[int] = []
         begin = 0
         for stretch in self.keep:
             end = stretch.until or self.steps
             first = (begin // stretch.every + 1) * stretch.every
-            found += range(first, end + 1, stretch.every)
+            steps += range(first, end + 1, stretch.every)
             begin = end
-        return [step for step in found if step < self.steps]
+        return [step for step in steps if step < self.steps]
 
 
 class Checkpoints(Strict):
     """Encoders that others pretrained, in place of pretraining: see `pretrain.bert.importing`.
 
-    `checkpoints` names one for each size: a folder, or a model of the Hugging Face hub, with
-    `{seed}` for the pretraining seed (`first_seed` and so many `seeds` from there on);
-    `revision` is the hub's. They bring their own vocabulary. `sequence_length` is the number of
-    their positions and `lowercase` what their tokenizer does; a checkpoint that says otherwise
-    is refused.
+    `checkpoints` names one for each size: a folder, or a model of the Hugging Face hub. In it,
+    `{seed}` stands for the pretraining seed; there are `seeds` of them, from `first_seed` on.
+    `revision` is the hub's. Checkpoints bring their own vocabulary. `sequence_length` is the
+    number of their positions, and `lowercase` whether their tokenizer lowercases; a checkpoint
+    whose configuration differs is refused.
 
-    `gelu` is what the encoder computes. Google's own code, which BERT, Turc et al.'s models and
-    the MultiBERTs were pretrained with, has the `tanh` approximation. Converted, they say only
-    `gelu`, which `transformers` computes with the error function: `erf` is for checkpoints
-    that were pretrained with it.
+    `gelu` is the activation that the encoder was pretrained with. Google's own code, which
+    pretrained BERT, Turc et al.'s models and the MultiBERTs, computes the `tanh` approximation.
+    Their conversions name it `gelu`, which `transformers` computes with the error function.
+    Give `erf` only for checkpoints that were pretrained with the error function.
     """
 
-    checkpoints: Annotated[dict[Name, str], Field(min_length=1)]
-    first_seed: Annotated[int, Field(ge=0)] = 1
-    seeds: PositiveInt = 1
+    checkpoints: Annotated[dict[Name, PathText], Field(min_length=1)]
+    first_seed: Annotated[int, Field(ge=0, le=1_000_000_000)] = 1
+    seeds: Seeds = 1
     sequence_length: Annotated[int, Field(ge=8)] = 512
     lowercase: bool = True
     gelu: Literal["tanh", "erf"] = "tanh"
@@ -339,28 +403,31 @@ class Checkpoints(Strict):
         return self.checkpoints[size].replace("{seed}", str(seed))
 
 
-_ORIGINS = ("trained", "imported")
+# The branches of the union, which pydantic puts after the field's name in its errors.
+ORIGINS = ("trained", "imported")
 
 
 def _origin(value: Any) -> str:
-    """Whether `pretraining` names checkpoints or says how to train."""
-    named = isinstance(value, Checkpoints) or (isinstance(value, dict) and "checkpoints" in value)
-    return _ORIGINS[named]
+    """Branch of `pretraining`: whether it names checkpoints or says how to train."""
+    imported = isinstance(value, Checkpoints) or (
+        isinstance(value, dict) and "checkpoints" in value
+    )
+    return ORIGINS[imported]
 
 
 Encoders = Annotated[
-    Annotated[Pretraining, Tag(_ORIGINS[0])] | Annotated[Checkpoints, Tag(_ORIGINS[1])],
+    Annotated[Pretraining, Tag(ORIGINS[0])] | Annotated[Checkpoints, Tag(ORIGINS[1])],
     Discriminator(_origin),
 ]
 
 
 class Examples(Source):
-    """Labelled instances: a source, and which of its columns mean what.
+    """Labelled instances: a source, and what its columns mean.
 
-    `label_map` turns the source's label values (written as text) into the task's labels;
-    rows whose label it maps to null are left out. Without a `guid` column the guid is
+    `label_map` turns the source's label values, written as text, into the task's labels; rows
+    whose label it maps to null are skipped. Without a `guid` column the guid is
     `<split>-<row>`, where split is the evaluation set's name and row the number in the column
-    `row`, or else the place among the rows of the source, from 0.
+    `row`, or without that column the row's place in the source, from 0.
     """
 
     text_a: str = "text_a"
@@ -368,8 +435,16 @@ class Examples(Source):
     label: str = "label"
     guid: str | None = None
     row: str | None = None
-    label_map: dict[str, str | None] | None = None
+    label_map: dict[SourceLabel, Label | None] | None = None
     metadata: list[str] = []
+
+    @field_validator("label_map", mode="before")
+    @classmethod
+    def _each_label_once(cls, value: Any) -> Any:
+        # YAML keeps 1 and "1" apart.
+        if isinstance(value, dict) and len({label_text(label) for label in value}) < len(value):
+            raise ValueError("a label is given twice, as a number and as text; keep one")
+        return value
 
     @model_validator(mode="after")
     def _one_name(self) -> Self:
@@ -379,21 +454,21 @@ class Examples(Source):
 
 
 class Task(Strict):
-    """One task: its labels, what it trains on and the sets it predicts.
+    """One task: its labels, what it trains on and the sets that it predicts.
 
-    With `folds: n`, the training rows (as split `train`) and the evaluation sets are mixed
-    and dealt into n folds; each instance is predicted by the classifier that was finetuned
-    on the other folds.
+    With `folds: n`, the training rows (as split `train`) and the evaluation sets are pooled
+    and dealt at random into n folds. The instances of a fold are predicted by a classifier
+    that was finetuned on the other folds.
 
-    With `remove_duplicates`, an instance whose texts occur more than once among the training
+    With `remove_duplicates`, an instance whose texts occur more than once in the training
     rows and all evaluation sets together is neither trained on nor predicted.
     """
 
     name: Name
-    labels: Annotated[list[str], Field(min_length=2)]
+    labels: Annotated[list[Label], Field(min_length=2, max_length=10_000)]
     train: Examples
     evaluation: dict[Name, Examples]
-    folds: Annotated[int, Field(ge=2)] | None = None
+    folds: Annotated[int, Field(ge=2, le=1000)] | None = None
     remove_duplicates: bool = False
 
     @model_validator(mode="after")
@@ -408,39 +483,46 @@ class Task(Strict):
 
 
 class Search(Strict):
-    """Grid search: train on the rest, choose by accuracy on the held-out share."""
+    """Grid search: hold out a share of the training set, and choose by accuracy on it.
 
-    batch_sizes: Annotated[list[PositiveInt], Field(min_length=1)]
-    learning_rates: Annotated[list[PositiveFloat], Field(min_length=1)]
+    Every combination is tried with the first `pretraining_seeds` encoders of a size.
+    """
+
+    batch_sizes: Annotated[list[Rows], Field(min_length=1, max_length=100)]
+    learning_rates: Annotated[list[Positive], Field(min_length=1, max_length=100)]
     held_out: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.2
-    pretraining_seeds: PositiveInt = 1
+    pretraining_seeds: Seeds = 1
 
 
 class Buffer(Strict):
-    """Shuffle through a buffer of this many examples over a fixed file order."""
+    """Shuffle with a buffer of `buffer` examples, filled in the order of the file."""
 
-    buffer: Annotated[int, Field(ge=2)]
+    buffer: Annotated[int, Field(ge=2, le=1_000_000_000)]
 
 
 class Finetuning(Strict):
-    """Finetuning of every pretrained encoder with every finetuning seed, for every task."""
+    """Finetuning of every pretrained encoder with every finetuning seed, for every task.
 
-    seeds: PositiveInt
-    epochs: PositiveInt
-    checkpoints: Annotated[list[Epoch], Field(min_length=1)]
+    A classifier is kept after each of the epochs in `checkpoints`. Learning rate and batch size
+    are given or searched for; `warmup_share` is the share of steps with a rising rate.
+    """
+
+    seeds: Seeds
+    epochs: Annotated[int, Field(ge=1, le=10_000)]
+    checkpoints: Annotated[list[Epoch], Field(min_length=1, max_length=1000)]
     sequence_length: Annotated[int, Field(ge=8, le=512)]
-    batch_size: PositiveInt | None = None
-    learning_rate: PositiveFloat | None = None
+    batch_size: Rows | None = None
+    learning_rate: Positive | None = None
     search: Search | None = None
     warmup_share: Share = 0.1
-    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.1
-    initializer_range: PositiveFloat = 0.02
+    dropout: Rate = 0.1
+    initializer_range: Positive = 0.02
     shuffle: Literal["full"] | Buffer = "full"
-    checkpoint_every: PositiveInt = 1000
+    checkpoint_every: Count = 1000
     optimizer: Optimizer = Optimizer()
     divergence: Divergence = Divergence()
     precision: Precision = "float32"
-    accumulate: PositiveInt = 1
+    accumulate: Count = 1
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -464,33 +546,33 @@ class Finetuning(Strict):
 
 
 class Prediction(Strict):
-    """How class probabilities are kept."""
+    """How instances are predicted: the type in which probabilities are stored, and the batch."""
 
     probability: Literal["float16", "float32"] = "float32"
-    batch_size: PositiveInt = 256
+    batch_size: Rows = 256
 
 
 class Experiment(Strict):
     """A whole experiment, from text to predictions.
 
-    `pretraining` says how to pretrain the encoders, or which checkpoints to take; these need
+    `pretraining` says how to pretrain the encoders, or which checkpoints to import; these need
     no corpus, and bring their vocabulary.
 
-    Processes that share the work claim what they do; after `claim_expires` seconds without a
-    sign of life from its owner, a claim is another's to take.
+    Processes that share the work claim their runs. A claim whose owner has shown no sign of
+    life for `claim_expires` seconds may be taken over.
     """
 
     name: Name
-    output: Path
+    output: LocalPath
     world: World | None = None
     corpus: Corpus | None = None
     vocabulary: Vocabulary | None = None
-    sizes: Annotated[list[Size], Field(min_length=1)]
+    sizes: Annotated[list[Size], Field(min_length=1, max_length=100)]
     pretraining: Encoders
-    tasks: Annotated[list[Task], Field(min_length=1)]
+    tasks: Annotated[list[Task], Field(min_length=1, max_length=1000)]
     finetuning: Finetuning
     prediction: Prediction = Prediction()
-    claim_expires: Annotated[float, Field(ge=1.0)] = 600.0
+    claim_expires: Annotated[float, Field(ge=1.0, le=1e7)] = 600.0
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -514,6 +596,13 @@ class Experiment(Strict):
             raise ValueError(
                 f"finetuning.search.pretraining_seeds: {search.pretraining_seeds} is more than "
                 f"pretraining.seeds, {self.pretraining.seeds}"
+            )
+        seeds = self.pretraining.seeds * self.finetuning.seeds
+        runs = len(self.sizes) * seeds * sum(task.folds or 1 for task in self.tasks)
+        if runs > _MOST_RUNS:
+            raise ValueError(
+                f"finetuning.seeds: sizes, seeds, tasks and folds make {runs:,} classifiers; "
+                f"{_MOST_RUNS:,} are the most"
             )
         return self
 
@@ -539,10 +628,10 @@ class Experiment(Strict):
 
     def sources(self) -> list[Source]:
         """Every source of rows that the experiment names."""
-        found: list[Source] = list(self.corpus.sources) if self.corpus is not None else []
+        sources: list[Source] = list(self.corpus.sources) if self.corpus is not None else []
         for task in self.tasks:
-            found += [task.train, *task.evaluation.values()]
-        return found
+            sources += [task.train, *task.evaluation.values()]
+        return sources
 
     def size(self, name: str) -> Size:
         """Look a size up by its name.
@@ -572,7 +661,7 @@ class Experiment(Strict):
 
     @property
     def recipe(self) -> Pretraining:
-        """How the encoders are pretrained, where they are."""
+        """How the encoders are pretrained; only of an experiment that imports none."""
         assert isinstance(self.pretraining, Pretraining), "the encoders come from checkpoints"
         return self.pretraining
 
@@ -592,9 +681,9 @@ class Experiment(Strict):
     @property
     def pretrain_seeds(self) -> list[int]:
         """Pretraining seeds: 1 to n, or those of the checkpoints."""
-        one = self.pretraining
-        first = one.first_seed if isinstance(one, Checkpoints) else 1
-        return list(range(first, first + one.seeds))
+        encoders = self.pretraining
+        first = encoders.first_seed if isinstance(encoders, Checkpoints) else 1
+        return list(range(first, first + encoders.seeds))
 
     @property
     def finetune_seeds(self) -> list[int]:
@@ -602,5 +691,5 @@ class Experiment(Strict):
         return list(range(1, self.finetuning.seeds + 1))
 
     def as_plain(self) -> dict[str, Any]:
-        """Everything that decides the result, as plain data."""
+        """Everything that determines the result, as plain data."""
         return self.model_dump(mode="json", exclude={"output", "claim_expires"})

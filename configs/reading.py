@@ -1,0 +1,72 @@
+"""Text and JSON from files, which must be regular ones of a bounded size."""
+
+from __future__ import annotations
+
+import json
+import stat
+from pathlib import Path
+from typing import Any
+
+from configs.errors import InputError
+
+LARGEST = 256 << 20
+"""Bytes of a file that is read whole, where its reader gives no other limit."""
+
+
+def read_bytes(path: Path, advice: str, *, largest: int = LARGEST) -> bytes:
+    """Read a file whole.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    advice : str
+        What the user should do if it cannot be read; the error message ends with it.
+    largest : int
+        Most bytes that the file may have.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be read, is larger, or is no regular file: a named pipe, for example,
+        would be waited for without end.
+    """
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            kind = "a folder" if path.is_dir() else "no regular file"
+            raise InputError(f"{path}: is {kind}; {advice}")
+        with path.open("rb") as file:
+            content = file.read(largest + 1)
+    except (OSError, ValueError) as error:  # the latter of a path with a NUL character
+        reason = getattr(error, "strerror", None) or str(error)
+        raise InputError(f"{path}: cannot be read ({reason}); {advice}") from error
+    if len(content) > largest:
+        raise InputError(f"{path}: has more than {largest:,} bytes; {advice}")
+    return content
+
+
+def read_text(path: Path, advice: str, *, largest: int = LARGEST) -> str:
+    """Read a UTF-8 text file whole; parameters and errors as of `read_bytes`."""
+    try:
+        return read_bytes(path, advice, largest=largest).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: cannot be read (not UTF-8 text); {advice}") from error
+
+
+def read_json(path: Path, advice: str, *, largest: int = LARGEST) -> Any:
+    """Read a JSON file; parameters and errors as of `read_bytes`, or if it is no JSON."""
+    text = read_text(path, advice, largest=largest)
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise InputError(f"{path}: cannot be read (nested too deep); {advice}") from error
+    except ValueError as error:
+        raise InputError(f"{path}: cannot be read (not JSON); {advice}") from error
+
+
+def read_json_object(path: Path, advice: str, *, largest: int = LARGEST) -> dict[str, Any]:
+    """Read a JSON file that must hold an object; parameters and errors as of `read_json`."""
+    content = read_json(path, advice, largest=largest)
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: is no JSON object; {advice}")
+    return content
