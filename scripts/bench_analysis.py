@@ -34,6 +34,8 @@ from tabulate import tabulate
 
 from predict.tensor.creating import create_store
 from predict.tensor.opening import open_store
+from predict.tensor.specification import TensorSpecification
+from predict.tensor.writing import finish_store
 
 SIZES = ("mini", "small", "medium", "base", "large")
 LABELS = ("contradiction", "entailment", "neutral")
@@ -196,8 +198,7 @@ def synthetic_store(
             "label": np.array(LABELS, dtype=object)[gold],
         }
     )
-    create_store(
-        path,
+    specification = TensorSpecification(
         task="mnli",
         sizes=sizes,
         instances=frame,
@@ -206,8 +207,9 @@ def synthetic_store(
         finetune_seeds=range(1, FINETUNE_SEEDS + 1),
         epochs=epochs,
         probability_dtype="float16",
-        configuration={"made": "synthetic", "instances": instances, "seed": seed},
     )
+    configuration = {"made": "synthetic", "instances": instances, "seed": seed}
+    create_store(path, specification, configuration=configuration)
     group = zarr.open_group(path, mode="r+")
     table = _probabilities()
     predicted = table.argmax(axis=2)
@@ -235,7 +237,7 @@ def synthetic_store(
                     group["correct"][s, :, p, f, e] = right[row]
                 ensemble += probability
             group["ensemble_correct"][s, :, p] = ensemble.argmax(axis=1) == gold
-    group["finished"][...] = True
+    finish_store(path)
 
 
 def _probabilities() -> NDArray[np.float16]:

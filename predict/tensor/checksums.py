@@ -167,9 +167,7 @@ class _ChunkFiles:
     def _shared(self) -> bool:
         """Whether a chunk holds several runs, so that its CRC is asked for several times."""
         return any(
-            step > 1
-            for dim, step in zip(self._dims, self._chunk_shape, strict=True)
-            if dim in RUN
+            step > 1 for dim, step in zip(self._dims, self._chunk_shape, strict=True) if dim in RUN
         )
 
     def crcs(self, position: Mapping[str, int]) -> bytes:
@@ -183,7 +181,7 @@ class _ChunkFiles:
     def _crc(self, chunk: tuple[int, ...]) -> bytes:
         crc = self._crcs.get(chunk)
         if crc is None:
-            crc = _last_bytes(os.path.join(self._folder, self._encode_key(chunk)))
+            crc = _last_bytes(f"{self._folder}/{self._encode_key(chunk)}")
             if self._shared:
                 self._crcs[chunk] = crc
         return crc
@@ -242,11 +240,15 @@ def check_checksums(
     for run in np.argwhere(finished).tolist():
         if chunks.of_run(run) != stored[tuple(run)]:
             name = chunks.name_of(dict(zip(RUN, run, strict=True)))
-            raise InputError(f"{path}: the files of the finished run {name} are not its own; {remedy}")
+            raise InputError(
+                f"{path}: the files of the finished run {name} are not its own; {remedy}"
+            )
     if MODEL_CHECKSUM not in arrays:
         return
     stored = np.asarray(arrays[MODEL_CHECKSUM][...])
     for model in np.argwhere(finished[:, :, :, -1].all(axis=2)).tolist():
         if chunks.of_ensemble(model) != stored[tuple(model)]:
             name = chunks.name_of(dict(zip(MODEL, model, strict=True)))
-            raise InputError(f"{path}: the files of the ensemble of {name} are not its own; {remedy}")
+            raise InputError(
+                f"{path}: the files of the ensemble of {name} are not its own; {remedy}"
+            )

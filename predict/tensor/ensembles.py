@@ -109,5 +109,3 @@ def remove_written(store: Path, finished: NDArray[np.bool_]) -> None:
 
 def _kept(store: Path, position: Sequence[int]) -> Path:
     return store.with_name(f"{store.name}.kept-{'.'.join(map(str, position))}.npy")
-
-

@@ -184,4 +184,3 @@ def _require_consolidated(path: Path, arrays: dict[str, zarr.Array]) -> None:
                 f"{path}: the consolidated metadata of {name!r} differ from its own; restore them,"
                 " or consolidate the metadata again"
             )
-

@@ -126,9 +126,7 @@ class TensorSpecification:
         InputError
             If a column cannot be stored; names it.
         """
-        split = pd.Series(
-            instance_split(self.instances), index=self.instances.index, dtype=object
-        )
+        split = pd.Series(instance_split(self.instances), index=self.instances.index, dtype=object)
         frame = self.instances.assign(split=split)
         columns: dict[str, pa.Array] = {}
         for name in [*INSTANCE_COLUMNS, *(c for c in frame if c not in INSTANCE_COLUMNS)]:

@@ -366,9 +366,7 @@ class _Store:
     gold: NDArray[np.int64]
     arrays: dict[str, zarr.Array]
 
-    def position(
-        self, size: str, pretrain_seed: int, finetune_seed: int, epoch: float
-    ) -> Position:
+    def position(self, size: str, pretrain_seed: int, finetune_seed: int, epoch: float) -> Position:
         """Find the indices of a run along size, pretrain_seed, finetune_seed and epoch."""
         nearest = int(np.argmin(np.abs(np.asarray(self.epochs) - epoch)))
         wanted: list[tuple[str, Any, list[Any]]] = [
