@@ -40,7 +40,7 @@ class _Loader(yaml.SafeLoader):
         if self._depth > _DEEPEST:
             raise _problem(f"nested deeper than {_DEEPEST}", event.start_mark)
         node = super().compose_node(parent, index)
-        assert node is not None  # an event that is no alias begins a node
+        assert node is not None  # though its type allows it
         self._depth -= 1
         if not isinstance(event, yaml.AliasEvent):
             self._extent[node] = self._measure(node)
@@ -144,7 +144,8 @@ def _read_mapping(path: Path) -> dict[str, Any]:
     text = read_text(path, "give an experiment file", largest=_LARGEST_FILE)
     try:
         fields = _Loader(text).get_single_data()
-    except (yaml.YAMLError, ValueError) as error:  # the latter of an escape beyond Unicode
+    except Exception as error:
+        # The scanner raises what Python does, for example for an escape beyond Unicode.
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark is not None else ""
         problem = getattr(error, "problem", None)
@@ -173,6 +174,8 @@ def _first_problem(error: ValidationError) -> str:
         reason = "unknown key; remove it or correct its spelling"
     else:
         reason = problem["msg"].removeprefix("Value error, ")
+        if problem["type"] in ("model_type", "dict_type"):
+            reason = "give a mapping of fields"
     others = error.error_count() - 1
     more = f" (and {others} more)" if others else ""
     return f"{field}: {reason}{more}" if field else f"{reason}{more}"

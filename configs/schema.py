@@ -409,10 +409,8 @@ ORIGINS = ("trained", "imported")
 
 def _origin(value: Any) -> str:
     """Branch of `pretraining`: whether it names checkpoints or says how to train."""
-    imported = isinstance(value, Checkpoints) or (
-        isinstance(value, dict) and "checkpoints" in value
-    )
-    return ORIGINS[imported]
+    named = "checkpoints" in value if isinstance(value, dict) else isinstance(value, Checkpoints)
+    return ORIGINS[named]
 
 
 Encoders = Annotated[
