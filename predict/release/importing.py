@@ -24,10 +24,13 @@ from predict.tensor.contract import configuration_hash
 from predict.tensor.creating import new_store, set_configuration
 from predict.tensor.opening import open_store
 from predict.tensor.specification import TensorSpecification
-from predict.tensor.writing import CheckedRun, Position, check_run, finish_store, write_model
+from predict.tensor.writing import CheckedRun, Position, check_run, finish_store, write_models
 
-VALUES_AT_ONCE = 1 << 17
+VALUES_PARSED_AT_ONCE = 1 << 17
 """Probabilities that are parsed in one go, where the files are small."""
+
+VALUES_WRITTEN_AT_ONCE = 1 << 22
+"""Probabilities from which on the pretrained models gathered so far are written."""
 
 
 @dataclass(frozen=True)
@@ -173,17 +176,21 @@ def import_release(
         digests: list[str] = []
         accuracies: list[float] = []
         finished: list[Position] = []
-        model: list[CheckedRun] = []
+        gathered: list[CheckedRun] = []
+        values = rows * len(release.labels)
         for digest, run in _parsed(release, parse):
-            if model and run.position[:2] != model[0].position[:2]:
-                write_model(partial, model)
-                model = []
-            model.append(run)
+            if gathered and run.position[:2] != gathered[-1].position[:2]:
+                s, p = gathered[-1].position[:2]
+                is_next = run.position[:2] == (s, p + 1)
+                if not is_next or len(gathered) * values > VALUES_WRITTEN_AT_ONCE:
+                    write_models(partial, gathered)
+                    gathered = []
+            gathered.append(run)
             digests.append(digest)
             accuracies.append(float(run.correct.mean()))
             finished.append(run.position)
             advance(rows)
-        write_model(partial, model)
+        write_models(partial, gathered)
         finish_store(partial, finished)
         set_configuration(partial, _configuration(release, sizes, probability_dtype, digests))
         check(partial)
@@ -208,7 +215,7 @@ def _parsed(
 def _batches(release: Release) -> Iterator[list[ReleasedRun]]:
     """Gather neighbouring runs whose files are small."""
     values = len(release.instances) * len(release.labels)
-    number = max(VALUES_AT_ONCE // values, 1)
+    number = max(VALUES_PARSED_AT_ONCE // values, 1)
     runs = list(release.runs)
     for start in range(0, len(runs), number):
         yield runs[start : start + number]

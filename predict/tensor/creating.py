@@ -24,6 +24,7 @@ from predict.tensor.contract import (
     INSTANCES_PER_CHUNK,
     MODEL_CHECKSUM,
     VARIABLES,
+    Variable,
     canonical_json,
     configuration_hash,
     instances_path,
@@ -35,8 +36,15 @@ from predict.tensor.opening import open_store
 from predict.tensor.specification import TensorSpecification
 
 # Bit planes of the booleans and of the exponents are what there is to compress.
-_BOOLEAN_CODEC = BloscCodec(cname="zstd", clevel=1, shuffle="bitshuffle")
-_PROBABILITY_CODEC = BloscCodec(cname="lz4", clevel=5, shuffle="bitshuffle")
+_CODECS = {
+    False: BloscCodec(cname="zstd", clevel=1, shuffle="bitshuffle"),
+    True: BloscCodec(cname="lz4", clevel=5, shuffle="bitshuffle"),
+}
+"""By whether a variable holds probabilities."""
+
+# A folder for each chunk would take longer to make than an import takes to write the chunk; with a
+# chunk for each run, one folder would hold thousands of files.
+_SEPARATORS = {"run": "/", "model": "."}
 
 
 def create_store(
@@ -94,7 +102,7 @@ def new_store(path: Path | str, specification: TensorSpecification) -> Iterator[
     Yields
     ------
     Path
-        The store under its temporary name, for `write_model` or `write_size` and `finish_store`,
+        The store under its temporary name, for `write_models` or `write_size` and `finish_store`,
         and at last `set_configuration`.
 
     Raises
@@ -148,33 +156,27 @@ def _write_empty(
     encoding = {name: {"chunks": (block,)} for name in ("guid", "split", "gold")}
     empty.to_zarr(path, mode="w-", zarr_format=3, consolidated=False, encoding=encoding)
     group = zarr.open_group(path, mode="r+")
-    dtypes = specification.dtypes
-    for name, dtype in dtypes.items():
-        dims = VARIABLES[name].dims
-        is_probability = VARIABLES[name].is_probability
-        codec = _PROBABILITY_CODEC if is_probability else _BOOLEAN_CODEC
-        group.create_array(
-            name,
-            shape=tuple(sizes[dim] for dim in dims),
-            chunks=_chunks(dims, sizes, chunk_of),
-            dtype=dtype,
-            fill_value=0.0 if is_probability else False,
-            # What does not compress is kept as it is, so that only a checksum shows damage.
-            compressors=(Crc32cCodec(),) if name == "finished" else (codec, Crc32cCodec()),
-            dimension_names=dims,
-        )
-    for name, variable in CHECKSUM_VARIABLES.items():
-        if name == MODEL_CHECKSUM and "ensemble_correct" not in dtypes:
-            continue
+
+    def create_array(name: str, variable: Variable, dtype: str, *codecs: Any) -> None:
         group.create_array(
             name,
             shape=tuple(sizes[dim] for dim in variable.dims),
             chunks=_chunks(variable.dims, sizes, chunk_of),
-            dtype=variable.dtypes[0],
-            fill_value=0,
-            compressors=(Crc32cCodec(),),
+            dtype=dtype,
+            fill_value=np.zeros((), dtype).item(),
+            compressors=(*codecs, Crc32cCodec()),
             dimension_names=variable.dims,
+            chunk_key_encoding={"name": "default", "separator": _SEPARATORS[chunk_of]},
         )
+
+    dtypes = specification.dtypes
+    for name, dtype in dtypes.items():
+        # What does not compress is kept as it is, so that only a checksum shows damage.
+        codecs = () if name == "finished" else (_CODECS[VARIABLES[name].is_probability],)
+        create_array(name, VARIABLES[name], dtype, *codecs)
+    for name, variable in CHECKSUM_VARIABLES.items():
+        if name != MODEL_CHECKSUM or "ensemble_correct" in dtypes:
+            create_array(name, variable, variable.dtypes[0])
     set_configuration(path, configuration)
 
 
@@ -235,6 +237,9 @@ def _building(path: Path, specification: TensorSpecification) -> Iterator[Path]:
     # The lock is held, so that a process that died left them.
     for name in (path.name, texts.name):
         remove_leftovers(path.parent, name)
-    with folder_written_beside(path) as partial, written_beside(texts) as partial_texts:
+    with (
+        folder_written_beside(path, flush=False) as partial,
+        written_beside(texts) as partial_texts,
+    ):
         pa.parquet.write_table(table, partial_texts)
         yield partial

@@ -217,35 +217,49 @@ def finish_runs(
             remove_kept(store.path, (s, p))
 
 
-def write_model(path: Path | str, runs: Sequence[CheckedRun]) -> None:
-    """Write all runs of one pretrained model at once, in a store that nobody else writes.
+def write_models(path: Path | str, runs: Sequence[CheckedRun]) -> None:
+    """Write all runs of pretrained models of one size at once, in a store that nobody else writes.
 
     Parameters
     ----------
     path : path
         The store, from `new_store`.
     runs : sequence of CheckedRun
-        Runs of one size and pretraining seed. With all finetuning seeds at the last epoch among
-        them, the ensemble is written too.
+        All runs of one or several models whose pretraining seeds are neighbours in the store. The
+        ensemble is written of each model that has all finetuning seeds at the last epoch.
     """
     store = _open_for_writing(Path(path))
-    s, p = runs[0].position[:2]
-    shape = (len(store.gold), len(store.finetune_seeds), len(store.epochs))
-    correct = np.zeros(shape, np.bool_)
-    for run in runs:
-        correct[:, run.position.finetune_seed, run.position.epoch] = run.correct
-    store.arrays["correct"][s, :, p] = correct
+    s = runs[0].position.size
+    first = min(run.position.pretrain_seed for run in runs)
+    last = max(run.position.pretrain_seed for run in runs)
+    seeds, finetune_seeds = slice(first, last + 1), len(store.finetune_seeds)
+    shape = (len(store.gold), last - first + 1, finetune_seeds, len(store.epochs))
+    # Filled run by run in contiguous memory, and turned around when it is written.
+    values = {"correct": np.zeros((*shape[1:], shape[0]), np.bool_)}
     if "probability" in store.arrays:
-        array = store.arrays["probability"]
-        probability = np.zeros((*shape, len(store.labels)), array.dtype)
-        for run in runs:
-            probability[:, run.position.finetune_seed, run.position.epoch] = run.stored
-        array[s, :, p] = probability
-    given = {run.position.finetune_seed: run.given for run in runs if run.given is not None}
-    if len(given) == len(store.finetune_seeds):
-        store.arrays["ensemble_correct"][s, :, p] = ensemble_correctness(
-            (given[f] for f in sorted(given)), store.gold, store.labels
-        )
+        dtype = store.arrays["probability"].dtype
+        values["probability"] = np.zeros((*shape[1:], shape[0], len(store.labels)), dtype)
+    for run in runs:
+        at = (run.position.pretrain_seed - first, *run.position[2:])
+        values["correct"][at] = run.correct
+        if run.stored is not None:
+            values["probability"][at] = run.stored
+    for name, array in values.items():
+        store.arrays[name][s, :, seeds] = np.moveaxis(array, 3, 0)
+    if "ensemble_correct" not in store.arrays:
+        return
+    given: dict[int, dict[int, NDArray[np.floating]]] = {}
+    for run in runs:
+        if run.given is not None:
+            of_model = given.setdefault(run.position.pretrain_seed - first, {})
+            of_model[run.position.finetune_seed] = run.given
+    ensembles = np.zeros(shape[:2], np.bool_)
+    for model, probabilities in given.items():
+        if len(probabilities) == finetune_seeds:
+            ensembles[:, model] = ensemble_correctness(
+                (probabilities[f] for f in sorted(probabilities)), store.gold, store.labels
+            )
+    store.arrays["ensemble_correct"][s, :, seeds] = ensembles
 
 
 def write_size(path: Path | str, *, size: str, variable: str, values: NDArray[Any]) -> None:
