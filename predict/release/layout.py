@@ -199,7 +199,7 @@ class _Instance(TypedDict):
 
 
 _Instances = Annotated[list[_Instance], Field(min_length=1), FailFast()]
-_INSTANCES: TypeAdapter[list[dict[str, Any]]] = TypeAdapter(_Instances)
+_INSTANCES: TypeAdapter[list[_Instance]] = TypeAdapter(_Instances)
 
 
 class _Data(BaseModel):
@@ -265,7 +265,7 @@ def _instances_frame(
 ) -> pd.DataFrame:
     """Check what takes all instances together: names of fields, labels, guids and splits."""
     names = dict.fromkeys(["guid", "text_a", "text_b", "label", *itertools.chain(*items)])
-    columns = {name: [item.get(name) for item in items] for name in names}
+    columns: dict[str, list[Any]] = {name: [item.get(name) for item in items] for name in names}
     known = set(labels) | ({NON_ENTAILMENT} if ENTAILMENT in labels else set())
     for row, label in enumerate(columns["label"]):
         if label not in known:

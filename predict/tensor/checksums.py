@@ -159,7 +159,7 @@ class _ChunkFiles:
     def __init__(self, folder: Path, dims: Sequence[str], array: zarr.Array) -> None:
         self._folder, self._dims = folder, dims
         self._encode_key = array.metadata.encode_chunk_key
-        self._chunk_shape = array.metadata.chunk_grid.chunk_shape  # type: ignore[union-attr]
+        self._chunk_shape = array.metadata.chunk_grid.chunk_shape
         self._shape = array.shape
         self._crcs: dict[tuple[int, ...], bytes] = {}
 

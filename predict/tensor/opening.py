@@ -150,7 +150,7 @@ def _require_regular_files(path: Path) -> None:
 def _require_size(path: Path, name: str, array: zarr.Array) -> None:
     """Refuse an array whose metadata claim what would take hours or all memory to read."""
     metadata = array.metadata
-    lengths = metadata.chunk_grid.chunk_shape  # type: ignore[union-attr]
+    lengths = metadata.chunk_grid.chunk_shape
     if any(length < 1 for length in lengths):
         raise InputError(f"{path}: array {name!r} has chunks of length 0; write the store again")
     coordinate = COORDINATES.get(name)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -650,11 +651,19 @@ def edit(name: str, change: Callable[[dict[str, Any]], object]) -> Callable[[Pat
     return apply
 
 
+def metadata(name: str, change: Callable[[dict[str, Any]], object]) -> Callable[[Path], None]:
+    return edit(f"{name}/zarr.json", change)
+
+
+def cut(place: int, array: dict[str, Any]) -> None:
+    array["shape"][place] = 2
+
+
 def without_last_seed(path: Path) -> None:
     """Cut the last finetuning seed off all metadata."""
     places = {"finetune_seed": 0, "finished": 2, "run_checksum": 2, "correct": 3, "probability": 3}
     for name, place in places.items():
-        edit(f"{name}/zarr.json", lambda array, k=place: array["shape"].__setitem__(k, 2))(path)
+        metadata(name, partial(cut, place))(path)
     edit("zarr.json", lambda group: group.pop("consolidated_metadata"))(path)
 
 
@@ -707,10 +716,6 @@ def test_what_would_silently_give_other_numbers_is_refused(
     with pytest.raises(InputError) as caught:
         open_store(path)
     assert named in caught.value.message and "\n" not in caught.value.message
-
-
-def metadata(name: str, change: Callable[[dict[str, Any]], object]) -> Callable[[Path], None]:
-    return edit(f"{name}/zarr.json", change)
 
 
 def chunk_shape(name: str, length: int) -> Callable[[Path], None]:
