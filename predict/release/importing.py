@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -147,7 +147,6 @@ def import_release(
             epochs=[thirds / 3 for thirds in release.thirds],
             probability_dtype=probability_dtype,
         )
-        _ = specification.texts
     except InputError as error:
         raise InputError(f"{release.directory}: {error.message}") from error
     with new_store(out, specification) as partial:
@@ -176,25 +175,42 @@ def import_release(
         digests: list[str] = []
         accuracies: list[float] = []
         finished: list[Position] = []
-        gathered: list[CheckedRun] = []
-        values = rows * len(release.labels)
-        for digest, run in _parsed(release, parse):
-            if gathered and run.position[:2] != gathered[-1].position[:2]:
-                s, p = gathered[-1].position[:2]
-                is_next = run.position[:2] == (s, p + 1)
-                if not is_next or len(gathered) * values > VALUES_WRITTEN_AT_ONCE:
-                    write_models(partial, gathered)
-                    gathered = []
-            gathered.append(run)
-            digests.append(digest)
-            accuracies.append(float(run.correct.mean()))
-            finished.append(run.position)
-            advance(rows)
-        write_models(partial, gathered)
+        for runs in _neighbouring_models(_parsed(release, parse), rows * len(release.labels)):
+            write_models(partial, [run for _, run in runs])
+            for digest, run in runs:
+                digests.append(digest)
+                accuracies.append(float(run.correct.mean()))
+                finished.append(run.position)
+                advance(rows)
         finish_store(partial, finished)
         set_configuration(partial, _configuration(release, sizes, probability_dtype, digests))
         check(partial)
     return Imported(len(accuracies), float(np.mean(accuracies)))
+
+
+def _neighbouring_models(
+    parsed: Iterable[tuple[str, CheckedRun]], values: int
+) -> Iterator[list[tuple[str, CheckedRun]]]:
+    """Gather the runs of whole models that are neighbours in the store, until they are many.
+
+    Parameters
+    ----------
+    parsed : iterable of (digest, run)
+        Ordered by size and pretraining seed.
+    values : int
+        Probabilities of a run.
+    """
+    gathered: list[tuple[str, CheckedRun]] = []
+    for digest, run in parsed:
+        if gathered:
+            size, seed = gathered[-1][1].position[:2]
+            same = run.position[:2] == (size, seed)
+            is_next = run.position[:2] == (size, seed + 1)
+            if not same and not (is_next and len(gathered) * values < VALUES_WRITTEN_AT_ONCE):
+                yield gathered
+                gathered = []
+        gathered.append((digest, run))
+    yield gathered
 
 
 def _parsed(

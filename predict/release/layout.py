@@ -454,5 +454,6 @@ def read_run(path: Path) -> bytes:
 
 
 def parsing_threads() -> int:
-    # Each holds one run in memory; parsing, hashing and compressing leave the interpreter free.
+    """Threads for reading or writing the files of runs; each holds a run in memory."""
+    # Parsing, hashing and compressing leave the interpreter free.
     return min(os.cpu_count() or 1, 8)

@@ -85,6 +85,8 @@ class TensorSpecification:
             gold_index(dataset["gold"].values, list(self.labels))
         except ValueError as error:
             raise InputError(f"{error}; correct the label") from error
+        # A column that cannot be stored is refused now.
+        _ = self.texts
 
     @property
     def dtypes(self) -> dict[str, str]:

@@ -154,7 +154,7 @@ def damage_file(path: Path, draw: random.Random) -> str:
                 b"other",
             ]
         )
-        os.rename(path, os.path.join(os.fsencode(path.parent), name))
+        path.rename(path.with_name(os.fsdecode(name)))
         return f"rename to {name!r}"
     path.unlink()
     if kind == "folder":
