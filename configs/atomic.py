@@ -53,10 +53,12 @@ def written_beside(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def folder_written_beside(path: Path) -> Iterator[Path]:
+def folder_written_beside(path: Path, *, flush: bool = True) -> Iterator[Path]:
     """Yield an empty folder beside `path` to fill; afterwards move it to `path`.
 
-    If the block raises, the folder is removed and `path` stays as it was.
+    If the block raises, the folder is removed and `path` stays as it was. Without `flush` the files
+    may still be on their way to the disk when the folder appears: for folders of many files that
+    have checksums, where waiting for each takes longer than writing them.
 
     Raises
     ------
@@ -74,7 +76,7 @@ def folder_written_beside(path: Path) -> Iterator[Path]:
         ) from error
     try:
         yield partial
-        for folder, _, files in os.walk(partial):
+        for folder, _, files in os.walk(partial) if flush else ():
             for file in files:
                 _flush_to_disk(Path(folder, file))
             _flush_to_disk(Path(folder))

@@ -25,6 +25,7 @@ from finetune.classifier import build_classifier
 from finetune.inference import predict_probabilities
 from finetune.preparation import INPUTS, evaluation_frame, prepared_for
 from predict.tensor.creating import create_store
+from predict.tensor.specification import TensorSpecification
 from predict.tensor.writing import are_finished, finish_runs, finished_runs, write_run
 from pretrain.engine.divergence import has_diverged, log_skipped_runs
 from pretrain.engine.engine import assign_weights
@@ -161,14 +162,16 @@ def _create(experiment: Experiment, task: Task, store: Path) -> None:
     store.parent.mkdir(parents=True, exist_ok=True)
     create_store(
         store,
-        task=task.name,
-        sizes=[size.name for size in experiment.sizes],
-        instances=evaluation_frame(experiment, task.name),
-        labels=task.labels,
-        pretrain_seeds=experiment.pretrain_seeds,
-        finetune_seeds=experiment.finetune_seeds,
-        epochs=experiment.finetuning.checkpoints,
-        probability_dtype=experiment.prediction.probability,
+        TensorSpecification(
+            task=task.name,
+            sizes=[size.name for size in experiment.sizes],
+            instances=evaluation_frame(experiment, task.name),
+            labels=task.labels,
+            pretrain_seeds=experiment.pretrain_seeds,
+            finetune_seeds=experiment.finetune_seeds,
+            epochs=experiment.finetuning.checkpoints,
+            probability_dtype=experiment.prediction.probability,
+        ),
         configuration={"source": "experiment", **recorded_experiment(experiment)},
         versions={
             name: importlib.metadata.version(name)

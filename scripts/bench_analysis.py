@@ -34,6 +34,8 @@ from tabulate import tabulate
 
 from predict.tensor.creating import create_store
 from predict.tensor.opening import open_store
+from predict.tensor.specification import TensorSpecification
+from predict.tensor.writing import finish_store
 
 if TYPE_CHECKING:
     from analysis.tables.table import Family
@@ -201,8 +203,7 @@ def synthetic_store(
             "label": np.array(LABELS, dtype=object)[gold],
         }
     )
-    create_store(
-        path,
+    specification = TensorSpecification(
         task="mnli",
         sizes=sizes,
         instances=frame,
@@ -211,8 +212,9 @@ def synthetic_store(
         finetune_seeds=range(1, FINETUNE_SEEDS + 1),
         epochs=epochs,
         probability_dtype="float16",
-        configuration={"made": "synthetic", "instances": instances, "seed": seed},
     )
+    configuration = {"made": "synthetic", "instances": instances, "seed": seed}
+    create_store(path, specification, configuration=configuration)
     group = zarr.open_group(path, mode="r+")
     table = _probabilities()
     predicted = table.argmax(axis=2)
@@ -240,7 +242,7 @@ def synthetic_store(
                     group["correct"][s, :, p, f, e] = correct[row]
                 ensemble += probability
             group["ensemble_correct"][s, :, p] = ensemble.argmax(axis=1) == gold
-    group["finished"][...] = True
+    finish_store(path)
 
 
 def _probabilities() -> NDArray[np.float16]:

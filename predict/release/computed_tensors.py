@@ -8,8 +8,8 @@ pair: by size, an array; and the list of instances, as in ``data.json``.
 - ``ensemble_c``: 0 or 1, the ensemble over finetuning seeds, [instance, pretrain_seed].
 
 Seeds count from 1, and the last checkpoint is at 4 epochs, each a third of an epoch after the one
-before. The probability of the gold label does not tell those of the other ones: it goes into the
-variable ``gold_probability`` of the store, from which the squared loss follows all the same.
+before. The probability of the gold label does not determine the other classes' probabilities: it
+goes into the variable ``gold_probability`` of the store, from which the squared loss follows.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ from predict.tensor.contract import configuration_hash
 from predict.tensor.correctness import ENTAILMENT, NON_ENTAILMENT
 from predict.tensor.creating import new_store, set_configuration
 from predict.tensor.opening import open_store
-from predict.tensor.writing import write_size
+from predict.tensor.specification import TensorSpecification
+from predict.tensor.writing import finish_store, write_size
 
 FOLDERS = {
     "correct": "correctness",
@@ -169,14 +170,8 @@ def import_tensors(
             " not fit into 4 epochs"
         )
     thirds = range(LAST_CHECKPOINT + 1 - checkpoints, LAST_CHECKPOINT + 1)
-    variables = {"correct": "bool", "finished": "bool"}
-    if "gold_probability" in tensors.files and dtype is not None:
-        variables["gold_probability"] = dtype
-    if "ensemble_correct" in tensors.files:
-        variables["ensemble_correct"] = "bool"
     runs = pretrain_seeds * finetune_seeds * checkpoints
-    with new_store(
-        out,
+    specification = TensorSpecification(
         task=tensors.task,
         sizes=ordered,
         instances=instances,
@@ -184,34 +179,33 @@ def import_tensors(
         pretrain_seeds=range(1, pretrain_seeds + 1),
         finetune_seeds=range(1, finetune_seeds + 1),
         epochs=[third / 3 for third in thirds],
-        probability_dtype=None,
-        configuration={},
-        variables=variables,
-    ) as partial:
-        right = []
+        probability_dtype=dtype,
+        optional_variables=[name for name in tensors.files if name != "correct"],
+    )
+    with new_store(out, specification) as partial:
+        accuracies = []
         for size in ordered:
             values = _binary(path, size, correct[size])
             write_size(partial, size=size, variable="correct", values=values)
-            right.append(float(values.mean()))
+            accuracies.append(float(values.mean()))
             advance(runs)
         shapes = {size: correct[size].shape for size in ordered}
         del correct
-        if "gold_probability" in variables:
+        if "gold_probability" in specification.dtypes:
             file = tensors.files["gold_probability"]
             arrays = _read_same(file, items, shapes)
             for size in ordered:
                 checked = _probability(file, size, arrays[size])
                 write_size(partial, size=size, variable="gold_probability", values=checked)
-        if "ensemble_correct" in variables:
+        if "ensemble_correct" in specification.dtypes:
             file = tensors.files["ensemble_correct"]
             arrays = _read_same(file, items, {size: shapes[size][:2] for size in ordered})
             for size in ordered:
                 values = _binary(file, size, arrays[size])
                 write_size(partial, size=size, variable="ensemble_correct", values=values)
-        for size in ordered:
-            write_size(partial, size=size, variable="finished", values=True)
+        finish_store(partial)
         set_configuration(partial, _configuration(tensors, ordered, dtype))
-    return Imported(runs * len(ordered), float(np.mean(right)))
+    return Imported(runs * len(ordered), float(np.mean(accuracies)))
 
 
 def check_tensors(tensors: ReleasedTensors, store: Path) -> int:

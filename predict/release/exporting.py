@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,11 +14,15 @@ import pyarrow.csv
 import pyarrow.parquet
 from numpy.typing import NDArray
 
+from configs.atomic import folder_written_beside
 from configs.errors import InputError
-from predict.release.layout import RESULT_NAME, ReleasedRun, _workers
+from predict.release.layout import RESULT_NAME, ReleasedRun, parsing_threads
 from predict.tensor.contract import (
     INSTANCE_COLUMNS,
+    RUN,
     instances_path,
+    one_line,
+    require_probabilities,
 )
 from predict.tensor.correctness import correctness
 from predict.tensor.opening import open_store
@@ -32,7 +34,7 @@ def export_release(
     """Write the finished runs of a prediction store as a release.
 
     Probabilities are printed with as many digits as single precision needs. Where rounding has
-    made two classes equally probable and ``correct`` tells that the prediction was not the first
+    made two classes equally probable and ``correct`` shows that the prediction was not the first
     of them, the class that makes it so is printed one unit in the last place higher.
 
     Parameters
@@ -73,33 +75,29 @@ def export_release(
         raise InputError(f"{path}: no run is finished; finish some first")
     runs = [_released_run(path, dataset.isel(_at(position)).coords) for position in positions]
 
-    partial = directory.with_name(directory.name + f".partial-{os.getpid()}")
-    try:
-        (partial / "results").mkdir(parents=True)
-    except OSError as error:
-        raise InputError(
-            f"{directory}: cannot be written ({error.strerror}); choose another --out"
-        ) from error
-    try:
+    with folder_written_beside(directory) as partial:
+        (partial / "results").mkdir()
         data = {"task_name": dataset.attrs["task"], "label_list": labels, "train": []}
         text = json.dumps({**data, "predict": items}, ensure_ascii=False)
         (partial / "data.json").write_text(text, encoding="utf-8")
 
         def write(item: tuple[ReleasedRun, Sequence[int]]) -> None:
             run, position = item
+            name = run.file_name.removesuffix(".tsv")
             slices = dataset.isel(_at(position))
             try:
                 stored, correct = slices["probability"].values, slices["correct"].values
-            except (OSError, RuntimeError, ValueError) as error:
+            except Exception as error:  # damage raises in as many ways as there are codecs
                 raise InputError(
-                    f"{path}: {run.file_name.removesuffix('.tsv')} cannot be read; copy or write"
-                    " the store again"
+                    f"{path}: {name} cannot be read ({one_line(error)}); copy or write the store"
+                    " again"
                 ) from error
+            require_probabilities(f"{path}: {name}", stored)
             probability = _untied(stored.astype(np.float32), correct, gold, labels)
             if probability is None:
                 raise InputError(
-                    f"{path}: 'correct' of {run.file_name.removesuffix('.tsv')} does not follow"
-                    " from 'probability'; rebuild the store"
+                    f"{path}: 'correct' of {name} does not follow from 'probability'; rebuild the"
+                    " store"
                 )
             table = pa.table({str(j): probability[:, j] for j in range(len(labels))})
             pa.csv.write_csv(
@@ -108,18 +106,14 @@ def export_release(
                 pa.csv.WriteOptions(include_header=False, delimiter="\t", quoting_style="none"),
             )
 
-        with ThreadPoolExecutor(_workers()) as pool:
+        with ThreadPoolExecutor(parsing_threads()) as pool:
             for _ in pool.map(write, zip(runs, positions, strict=True)):
                 advance(len(items))
-        partial.rename(directory)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return len(runs)
 
 
 def _at(position: Sequence[int]) -> dict[str, int]:
-    names = ("size", "pretrain_seed", "finetune_seed", "epoch")
-    return dict(zip(names, position, strict=True))
+    return dict(zip(RUN, position, strict=True))
 
 
 def _released_run(path: Path, coordinates: Any) -> ReleasedRun:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,24 @@ from typing import Any
 import numpy as np
 
 from configs.errors import InputError
-from predict.release.layout import Release, ReleasedRun, _read_run, _workers, parse_probabilities
-from predict.tensor.contract import (
-    configuration_hash,
+from predict.release.layout import (
+    Release,
+    ReleasedRun,
+    parse_files,
+    parsing_threads,
+    read_run,
 )
+from predict.tensor.contract import configuration_hash
 from predict.tensor.creating import new_store, set_configuration
 from predict.tensor.opening import open_store
-from predict.tensor.writing import finish_runs, write_run
+from predict.tensor.specification import TensorSpecification
+from predict.tensor.writing import CheckedRun, Position, check_run, finish_store, write_models
+
+VALUES_PARSED_AT_ONCE = 1 << 17
+"""Probabilities that are parsed in one go, where the files are small."""
+
+VALUES_WRITTEN_AT_ONCE = 1 << 22
+"""Probabilities from which on the pretrained models gathered so far are written."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +48,7 @@ def _configuration(
     digests: Sequence[str],
 ) -> dict[str, Any]:
     """Describe an imported store; the digest covers every byte that was read."""
-    content = hashlib.sha256(_read_run(release.directory / "data.json"))
+    content = hashlib.sha256(read_run(release.directory / "data.json"))
     for run, digest in zip(release.runs, digests, strict=True):
         content.update(f"{run.file_name}\t{digest}\n".encode())
     return {
@@ -77,7 +89,7 @@ def is_imported(
     if not out.exists():
         return False
     there = open_store(out).attrs.get("configuration_hash")
-    digests = [hashlib.sha256(_read_run(path)).hexdigest() for path in release.runs.values()]
+    digests = [hashlib.sha256(read_run(path)).hexdigest() for path in release.runs.values()]
     here = configuration_hash(_configuration(release, sizes, probability_dtype, digests))
     if there != here:
         raise InputError(
@@ -124,54 +136,102 @@ def import_release(
         If there is something at `out`, or a run's file is bad; then nothing is left behind.
     """
     rows = len(release.instances)
-    with new_store(
-        out,
-        task=release.task,
-        sizes=sizes,
-        instances=release.instances,
-        labels=release.labels,
-        pretrain_seeds=release.pretrain_seeds,
-        finetune_seeds=release.finetune_seeds,
-        epochs=[thirds / 3 for thirds in release.thirds],
-        probability_dtype=probability_dtype,
-        configuration={},
-    ) as partial:
+    try:
+        specification = TensorSpecification(
+            task=release.task,
+            sizes=sizes,
+            instances=release.instances,
+            labels=release.labels,
+            pretrain_seeds=release.pretrain_seeds,
+            finetune_seeds=release.finetune_seeds,
+            epochs=[thirds / 3 for thirds in release.thirds],
+            probability_dtype=probability_dtype,
+        )
+    except InputError as error:
+        raise InputError(f"{release.directory}: {error.message}") from error
+    with new_store(out, specification) as partial:
 
-        def write(item: tuple[ReleasedRun, Path]) -> tuple[str, float]:
-            run, path = item
-            content = _read_run(path)
-            probability = parse_probabilities(
-                content, name=path, labels=release.labels, instances=rows
+        def parse(batch: Sequence[ReleasedRun]) -> list[tuple[str, CheckedRun]]:
+            files = [release.runs[run] for run in batch]
+            contents = [read_run(file) for file in files]
+            probabilities = parse_files(
+                contents, names=files, labels=release.labels, instances=rows
             )
-            correct = write_run(
-                partial,
-                size=run.size,
-                pretrain_seed=run.pretrain_seed,
-                finetune_seed=run.finetune_seed,
-                epoch=run.epoch,
-                probability=probability,
-            )
-            return hashlib.sha256(content).hexdigest(), float(correct.mean())
-
-        models: dict[tuple[str, int], list[tuple[int, float]]] = {}
-        for run in release.runs:
-            models.setdefault((run.size, run.pretrain_seed), []).append(
-                (run.finetune_seed, run.epoch)
-            )
-
-        def finish(model: tuple[str, int]) -> None:
-            finish_runs(partial, size=model[0], pretrain_seed=model[1], runs=models[model])
+            return [
+                (
+                    hashlib.sha256(content).hexdigest(),
+                    check_run(
+                        partial,
+                        size=run.size,
+                        pretrain_seed=run.pretrain_seed,
+                        finetune_seed=run.finetune_seed,
+                        epoch=run.epoch,
+                        probability=probability,
+                    ),
+                )
+                for run, content, probability in zip(batch, contents, probabilities, strict=True)
+            ]
 
         digests: list[str] = []
         accuracies: list[float] = []
-        with ThreadPoolExecutor(_workers()) as pool:
-            for digest, accuracy in pool.map(write, release.runs.items()):
+        finished: list[Position] = []
+        for runs in _neighbouring_models(_parsed(release, parse), rows * len(release.labels)):
+            write_models(partial, [run for _, run in runs])
+            for digest, run in runs:
                 digests.append(digest)
-                accuracies.append(accuracy)
+                accuracies.append(float(run.correct.mean()))
+                finished.append(run.position)
                 advance(rows)
-            for _ in pool.map(finish, models):
-                pass
-        configuration = _configuration(release, sizes, probability_dtype, digests)
-        set_configuration(partial, configuration)
+        finish_store(partial, finished)
+        set_configuration(partial, _configuration(release, sizes, probability_dtype, digests))
         check(partial)
     return Imported(len(accuracies), float(np.mean(accuracies)))
+
+
+def _neighbouring_models(
+    parsed: Iterable[tuple[str, CheckedRun]], values: int
+) -> Iterator[list[tuple[str, CheckedRun]]]:
+    """Gather the runs of whole models that are neighbours in the store, until they are many.
+
+    Parameters
+    ----------
+    parsed : iterable of (digest, run)
+        Ordered by size and pretraining seed.
+    values : int
+        Probabilities of a run.
+    """
+    gathered: list[tuple[str, CheckedRun]] = []
+    for digest, run in parsed:
+        if gathered:
+            size, seed = gathered[-1][1].position[:2]
+            same = run.position[:2] == (size, seed)
+            is_next = run.position[:2] == (size, seed + 1)
+            if not same and not (is_next and len(gathered) * values < VALUES_WRITTEN_AT_ONCE):
+                yield gathered
+                gathered = []
+        gathered.append((digest, run))
+    yield gathered
+
+
+def _parsed(
+    release: Release, parse: Callable[[Sequence[ReleasedRun]], list[tuple[str, CheckedRun]]]
+) -> Iterator[tuple[str, CheckedRun]]:
+    """Parse the runs in threads, in order, a few batches ahead of what is taken."""
+    threads = parsing_threads()
+    with ThreadPoolExecutor(threads) as pool:
+        ahead: deque[Future[list[tuple[str, CheckedRun]]]] = deque()
+        for batch in _batches(release):
+            ahead.append(pool.submit(parse, batch))
+            if len(ahead) > 2 * threads:
+                yield from ahead.popleft().result()
+        while ahead:
+            yield from ahead.popleft().result()
+
+
+def _batches(release: Release) -> Iterator[list[ReleasedRun]]:
+    """Gather neighbouring runs whose files are small."""
+    values = len(release.instances) * len(release.labels)
+    number = max(VALUES_PARSED_AT_ONCE // values, 1)
+    runs = list(release.runs)
+    for start in range(0, len(runs), number):
+        yield runs[start : start + number]

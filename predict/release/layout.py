@@ -11,32 +11,44 @@ A release is a folder with
 from __future__ import annotations
 
 import itertools
-import json
 import math
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, NotRequired
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.csv
-import pyarrow.parquet
 from numpy.typing import NDArray
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    FailFast,
+    Field,
+    TypeAdapter,
+    ValidationError,
+)
+from typing_extensions import TypedDict
 
 from configs.errors import InputError
+from configs.reading import read_bytes
 from predict.tensor.contract import (
     ROW_SUM_TOLERANCE,
     bad_row,
     instance_split,
 )
 from predict.tensor.correctness import ENTAILMENT, NON_ENTAILMENT
+from predict.tensor.specification import MAX_INTEGER
 
 KNOWN_SIZES = ("tiny", "mini", "small", "medium", "base", "large")
-RESULT_NAME = re.compile(r"s(?P<size>.+)p(?P<p>\d+)f(?P<f>\d+)epoch(?P<e>\d+)over3\.tsv")
+RESULT_NAME = re.compile(r"s(?P<size>.+)p(?P<p>[0-9]+)f(?P<f>[0-9]+)epoch(?P<e>[0-9]+)over3\.tsv")
+
+LARGEST_FILE = 1 << 32
+"""Most bytes of a file of a release."""
 
 # A softmax in single precision can exceed 1 by a unit in the last place.
 RANGE_TOLERANCE = 1e-6
@@ -160,37 +172,62 @@ def read_release(directory: Path | str) -> Release:
     if not directory.is_dir():
         raise InputError(f"{directory}: no such folder; give the folder that holds data.json")
     path = directory / "data.json"
+    content = read_bytes(path, "give the folder that holds data.json", largest=LARGEST_FILE)
     try:
-        data = json.loads(path.read_bytes())
-    except OSError as error:
-        raise InputError(
-            f"{path}: cannot be read ({error.strerror}); give the folder that holds data.json"
-        ) from error
-    except ValueError as error:
-        raise InputError(f"{path}: is not JSON ({error}); correct or restore it") from error
-    task, labels, items = _data_fields(path, data)
-    instances = parse_instances(path, items, labels)
-    return Release(directory, task, tuple(labels), instances, _list_runs(directory / "results"))
+        data = _Data.model_validate_json(content)
+    except ValidationError as error:
+        raise _invalid(path, error) from None
+    if len(set(data.label_list)) < len(data.label_list):
+        raise InputError(f"{path}: 'label_list' names a label twice; correct it")
+    instances = _instances_frame(path, data.predict, data.label_list)
+    runs = _list_runs(directory / "results")
+    return Release(directory, data.task_name, tuple(data.label_list), instances, runs)
 
 
-def _data_fields(path: Path, data: Any) -> tuple[str, list[str], list[Any]]:
-    if not isinstance(data, dict):
-        raise InputError(f"{path}: is not a JSON object; it needs task_name, label_list, predict")
-    task = data.get("task_name")
-    if not isinstance(task, str):
-        raise InputError(f"{path}: 'task_name' is missing or no text; add it")
-    labels = data.get("label_list")
-    if (
-        not isinstance(labels, list)
-        or len(labels) < 2
-        or not all(isinstance(label, str) for label in labels)
-        or len(set(labels)) < len(labels)
-    ):
-        raise InputError(f"{path}: 'label_list' is missing or no list of different labels; add it")
-    items = data.get("predict")
-    if not isinstance(items, list) or not items:
-        raise InputError(f"{path}: 'predict' is missing or no list of instances; add it")
-    return task, labels, items
+Text = Annotated[str, Field(min_length=1)]
+
+
+class _Instance(TypedDict):
+    """One instance; further fields are its metadata."""
+
+    __pydantic_config__ = ConfigDict(strict=True, extra="allow")  # type: ignore[misc]
+
+    guid: Text
+    text_a: str
+    text_b: NotRequired[str | None]
+    label: Text
+
+
+_Instances = Annotated[list[_Instance], Field(min_length=1), FailFast()]
+_INSTANCES: TypeAdapter[list[_Instance]] = TypeAdapter(_Instances)
+
+
+class _Data(BaseModel):
+    """The content of ``data.json``."""
+
+    model_config = ConfigDict(strict=True)
+
+    task_name: Text
+    label_list: Annotated[list[Text], Field(min_length=2)]
+    predict: _Instances
+
+
+def _invalid(path: Path, error: ValidationError) -> InputError:
+    """Put the first fault that pydantic names into one line."""
+    fault = error.errors(include_url=False, include_input=False)[0]
+    if fault["type"] == "json_invalid":
+        return InputError(f"{path}: is not JSON ({fault['ctx']['error']}); correct or restore it")
+    place, fields = "", list(fault["loc"])
+    if fields and isinstance(fields[0], int):
+        fields.insert(0, "predict")
+    for field in fields:
+        if isinstance(field, int):
+            place += f"[{field}]"
+        else:
+            place += f": {field!r}" if place else ("predict" if field == "predict" else repr(field))
+    if place == "predict":
+        place = "'predict'"
+    return InputError(f"{path}: {place}: {fault['msg']}; correct or restore the file")
 
 
 def parse_instances(path: Path, items: list[Any], labels: list[str]) -> pd.DataFrame:
@@ -216,39 +253,26 @@ def parse_instances(path: Path, items: list[Any], labels: list[str]) -> pd.DataF
         If an instance is no dict or lacks its guid, ``text_a`` or label, a guid occurs twice, a
         text is none, or a label is unknown; names the instance.
     """
+    try:
+        checked = _INSTANCES.validate_python(items)
+    except ValidationError as error:
+        raise _invalid(path, error) from None
+    return _instances_frame(path, checked, labels)
 
-    def refuse_first(bad: Iterable[bool], fault: str) -> None:
-        position = next(itertools.compress(itertools.count(), bad), None)
-        if position is not None:
-            raise InputError(f"{path}: predict[{position}]{fault}")
 
-    refuse_first(
-        (not isinstance(item, dict) for item in items),
-        " is no object; give it guid, text_a, text_b and label",
-    )
+def _instances_frame(
+    path: Path, items: Sequence[Mapping[str, Any]], labels: Sequence[str]
+) -> pd.DataFrame:
+    """Check what takes all instances together: names of fields, labels, guids and splits."""
     names = dict.fromkeys(["guid", "text_a", "text_b", "label", *itertools.chain(*items)])
-    columns = {name: [item.get(name) for item in items] for name in names}
-    for field in ("guid", "label"):
-        refuse_first(
-            (not isinstance(value, str) or not value for value in columns[field]),
-            f": {field!r} is missing or no text; add it",
-        )
-    refuse_first(
-        (not isinstance(value, str) for value in columns["text_a"]),
-        ": 'text_a' is missing or no text; add it",
-    )
-    refuse_first(
-        (not isinstance(value, str | None) for value in columns["text_b"]),
-        ": 'text_b' is no text; make it text or null",
-    )
+    columns: dict[str, list[Any]] = {name: [item.get(name) for item in items] for name in names}
     known = set(labels) | ({NON_ENTAILMENT} if ENTAILMENT in labels else set())
-    unknown = next((label for label in columns["label"] if label not in known), None)
-    if unknown is not None:
-        refuse_first(
-            (label == unknown for label in columns["label"]),
-            f": label {unknown!r} is not in label_list ({', '.join(labels)}); correct it or add it"
-            " there",
-        )
+    for row, label in enumerate(columns["label"]):
+        if label not in known:
+            raise InputError(
+                f"{path}: predict[{row}]: label {label!r} is not in label_list"
+                f" ({', '.join(labels)}); correct it or add it there"
+            )
     if len(set(columns["guid"])) < len(items):
         first: dict[str, int] = {}
         for row, guid in enumerate(columns["guid"]):
@@ -284,6 +308,11 @@ def _list_runs(results: Path) -> dict[ReleasedRun, Path]:
                 " remove the file"
             )
         run = ReleasedRun(match["size"], int(match["p"]), int(match["f"]), int(match["e"]))
+        if max(run[1:]) > MAX_INTEGER or not run.size.isprintable():
+            raise InputError(
+                f"{results / ascii(path.name)}: its size is no readable text or a number has more"
+                " than 64 bits; rename or remove the file"
+            )
         if run in runs:
             raise InputError(f"{path}: the same run as {runs[run].name}; remove one of them")
         runs[run] = path
@@ -318,7 +347,52 @@ def parse_probabilities(
         NaN, a value outside 0 to 1, or a sum that differs from 1 by more than 1e-3; names the
         first such row, counted from 1.
     """
-    columns = [str(position) for position in range(len(labels))]
+    probability = _parse_table(content, len(labels), instances)
+    if probability is None:
+        raise _parse_error(content, name, len(labels), instances)
+    return probability
+
+
+def parse_files(
+    contents: Sequence[bytes], *, names: Sequence[Path], labels: Sequence[str], instances: int
+) -> list[NDArray[np.float64]]:
+    """Parse the files of several runs, all in one go where they are as they should be.
+
+    What the parser does once for each text takes longer than the rows of a small file.
+
+    Parameters
+    ----------
+    contents : sequence of bytes
+        The files.
+    names : sequence of Path
+        Their names, for errors.
+    labels, instances
+        As of `parse_probabilities`.
+
+    Returns
+    -------
+    list of ndarray of float64, each of shape (instance, label)
+
+    Raises
+    ------
+    InputError
+        As `parse_probabilities` does, for the first file at fault.
+    """
+    if len(contents) > 1 and all(
+        content.endswith(b"\n") and content.count(b"\n") == instances for content in contents
+    ):
+        together = _parse_table(b"".join(contents), len(labels), len(contents) * instances)
+        if together is not None:
+            return list(together.reshape(len(contents), instances, len(labels)))
+    return [
+        parse_probabilities(content, name=name, labels=labels, instances=instances)
+        for content, name in zip(contents, names, strict=True)
+    ]
+
+
+def _parse_table(content: bytes, labels: int, rows: int) -> NDArray[np.float64] | None:
+    """Parse rows of class probabilities; None if anything about them is not as it should be."""
+    columns = [str(position) for position in range(labels)]
     try:
         table = pa.csv.read_csv(
             pa.BufferReader(content),
@@ -333,16 +407,14 @@ def parse_probabilities(
                 column_types=dict.fromkeys(columns, pa.float64()), null_values=[]
             ),
         )
-    except pa.ArrowInvalid as error:
-        raise _parse_error(content, name, len(labels), instances) from error
-    if table.num_rows != instances:
-        raise _parse_error(content, name, len(labels), instances)
-    probability = np.empty((instances, len(labels)))
+    except pa.ArrowInvalid:
+        return None
+    if table.num_rows != rows:
+        return None
+    probability = np.empty((rows, labels))
     for position, column in enumerate(table.columns):
         probability[:, position] = column.to_numpy()
-    if bad_row(probability, RANGE_TOLERANCE) is not None:
-        raise _parse_error(content, name, len(labels), instances)
-    return probability
+    return probability if bad_row(probability, RANGE_TOLERANCE) is None else None
 
 
 def _parse_error(content: bytes, name: Path | str, columns: int, instances: int) -> InputError:
@@ -376,15 +448,12 @@ def _parse_error(content: bytes, name: Path | str, columns: int, instances: int)
     return InputError(f"{name}: is no table of numbers; {remedy}")
 
 
-def _read_run(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise InputError(
-            f"{path}: cannot be read ({error.strerror}); restore or remove it"
-        ) from error
+def read_run(path: Path) -> bytes:
+    """Read the file of one run."""
+    return read_bytes(path, "restore or remove it", largest=LARGEST_FILE)
 
 
-def _workers() -> int:
-    # Each holds one run in memory; parsing, hashing and compressing leave the interpreter free.
+def parsing_threads() -> int:
+    """Threads for reading or writing the files of runs; each holds a run in memory."""
+    # Parsing, hashing and compressing leave the interpreter free.
     return min(os.cpu_count() or 1, 8)

@@ -1,18 +1,25 @@
-"""The contract of the prediction tensor: variables, dimensions, chunks, attributes."""
+"""The contract of the prediction tensor: variables, coordinates, attributes; and its checks.
+
+The tables of this module say what a prediction store holds. Creating a store and every check of a
+store that is opened follow them.
+"""
 
 from __future__ import annotations
 
 import functools
 import hashlib
 import json
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 import pandas as pd
+import xarray as xr
 from numpy.typing import NDArray
-from zarr.codecs import BloscCodec
 
 from configs.errors import InputError
 
@@ -20,34 +27,102 @@ SCHEMA_VERSION = 1
 INSTANCE_COLUMNS = ("guid", "split", "text_a", "text_b", "label")
 
 RUN = ("size", "pretrain_seed", "finetune_seed", "epoch")
-DIMENSIONS = {
-    "correct": ("size", "instance", "pretrain_seed", "finetune_seed", "epoch"),
-    "probability": ("size", "instance", "pretrain_seed", "finetune_seed", "epoch", "label"),
-    "ensemble_correct": ("size", "instance", "pretrain_seed"),
-    "gold_probability": ("size", "instance", "pretrain_seed", "finetune_seed", "epoch"),
-    "finished": RUN,
+"""The dimensions of a run: one classifier at one checkpoint."""
+
+MODEL = RUN[:2]
+"""The dimensions of a pretrained model."""
+
+
+@dataclass(frozen=True)
+class Variable:
+    """One variable of the contract: its dimensions, its possible types, whether it must be there.
+
+    Attributes
+    ----------
+    dims : tuple of str
+    dtypes : tuple of str
+    required : bool
+    """
+
+    dims: tuple[str, ...]
+    dtypes: tuple[str, ...]
+    required: bool = False
+
+    @property
+    def is_probability(self) -> bool:
+        """Whether the values are probabilities."""
+        return self.dtypes == PROBABILITY_DTYPES
+
+
+@dataclass(frozen=True)
+class Coordinate:
+    """One coordinate of the contract: its dimension, what it holds, whether its values differ.
+
+    Attributes
+    ----------
+    dim : str
+    holds : {"text", "integers", "numbers"}
+    unique : bool
+    """
+
+    dim: str
+    holds: str
+    unique: bool = True
+
+
+BOOL = ("bool",)
+PROBABILITY_DTYPES = ("float16", "float32")
+EACH_RUN = ("size", "instance", "pretrain_seed", "finetune_seed", "epoch")
+
+VARIABLES = {
+    "correct": Variable(EACH_RUN, BOOL, required=True),
+    "probability": Variable((*EACH_RUN, "label"), PROBABILITY_DTYPES),
+    "gold_probability": Variable(EACH_RUN, PROBABILITY_DTYPES),
+    "ensemble_correct": Variable(("size", "instance", "pretrain_seed"), BOOL),
+    "finished": Variable(RUN, BOOL, required=True),
 }
-REQUIRED = ("correct", "finished")
-FLOATS = ("probability", "gold_probability")
+"""``gold_probability`` serves where only the probability of the gold label is known."""
+
+COORDINATES = {
+    "size": Coordinate("size", "text"),
+    "pretrain_seed": Coordinate("pretrain_seed", "integers"),
+    "finetune_seed": Coordinate("finetune_seed", "integers"),
+    "epoch": Coordinate("epoch", "numbers"),
+    "guid": Coordinate("instance", "text"),
+    "split": Coordinate("instance", "text", unique=False),
+    "gold": Coordinate("instance", "text", unique=False),
+    "label": Coordinate("label", "text"),
+}
+"""``label`` must be there where ``probability`` is."""
+
+ATTRIBUTES: dict[str, tuple[type, str]] = {
+    "schema_version": (int, "a number"),
+    "task": (str, "text"),
+}
+
+# What `predict.tensor.checksums` keeps in a store, which a store may lack.
+CHECKSUM = "checksum"
+RUN_CHECKSUM, MODEL_CHECKSUM = "run_checksum", "ensemble_checksum"
+CHECKSUM_VARIABLES = {
+    RUN_CHECKSUM: Variable(RUN, ("uint64",)),
+    MODEL_CHECKSUM: Variable(MODEL, ("uint64",)),
+}
+
+# NumPy's kinds of types, by what a coordinate holds.
+_KINDS = {"text": "OUT", "integers": "iu", "numbers": "iuf"}
 
 # One byte per prediction in a chunk: 128 KiB, small enough to stream over instances, large enough
 # that a run of 770,000 instances is six files.
 INSTANCES_PER_CHUNK = 131_072
 
-# Bit planes of the booleans and of the exponents are what there is to compress.
-BOOLEAN_CODEC = BloscCodec(cname="zstd", clevel=1, shuffle="bitshuffle")
-PROBABILITY_CODEC = BloscCodec(cname="lz4", clevel=5, shuffle="bitshuffle")
+MAX_RUNS = 100_000
+"""Most runs of a store: the paper has 1,000. Metadata that claim more are damaged."""
+
+MAX_NAME_LENGTH = 200
+"""Most characters of a task with one of its splits, as they are spelled in names of files."""
 
 ROW_SUM_TOLERANCE = 1e-3
-
-WRITTEN_WHOLE = "written_whole"
-"""Attribute of a store whose finished runs have all their chunks as files.
-
-By variable, its shape and that of its chunks. Zarr reads a chunk without a file as all wrong.
-Stores of others, and those that this project wrote before, leave out the files of such chunks, and
-there a lost file cannot be told from one that was never written. So it is where other software has
-written a part of a store, or in other chunks: the attribute is then that of another array.
-"""
+"""How far probabilities may lie outside 0 to 1, and their sum from 1."""
 
 
 def instances_path(path: Path | str) -> Path:
@@ -56,14 +131,19 @@ def instances_path(path: Path | str) -> Path:
     return path.with_name(path.name.removesuffix(".zarr") + ".instances.parquet")
 
 
-def canonical_json(configuration: Mapping[str, Any]) -> str:
-    """Write a configuration as JSON text that is the same for equal configurations."""
-    return json.dumps(configuration, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+def canonical_json(content: Any) -> str:
+    """Write plain data as JSON text that is the same for equal data."""
+    return json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
 def configuration_hash(configuration: Mapping[str, Any]) -> str:
     """SHA-256, in hexadecimal, of the canonical JSON of a configuration."""
     return hashlib.sha256(canonical_json(configuration).encode()).hexdigest()
+
+
+def one_line(error: BaseException) -> str:
+    """First 200 characters of an error's message without line ends; without a message its type."""
+    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def bad_row(probability: NDArray[np.floating], range_tolerance: float) -> int | None:
@@ -94,8 +174,29 @@ def bad_row(probability: NDArray[np.floating], range_tolerance: float) -> int | 
     return int(np.argmin(fine))
 
 
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
+def require_probabilities(where: str, probability: NDArray[np.floating]) -> None:
+    """Refuse values, as read from a store, that are no probabilities.
+
+    Parameters
+    ----------
+    where : str
+        What was read, with which the message begins.
+    probability : ndarray of float, any shape
+        Probabilities.
+
+    Raises
+    ------
+    InputError
+        If a value is NaN, infinite or outside 0 to 1 by more than 1e-3.
+    """
+    # A NaN is passed on by min and max, and fails each comparison.
+    if probability.size and not (
+        probability.min() >= -ROW_SUM_TOLERANCE and probability.max() <= 1 + ROW_SUM_TOLERANCE
+    ):
+        raise InputError(
+            f"{where} holds a value that is not between 0 and 1 (NaN, infinite or other); write"
+            " the store again"
+        )
 
 
 def instance_split(instances: pd.DataFrame) -> NDArray[np.object_]:
@@ -129,3 +230,138 @@ def instance_split(instances: pd.DataFrame) -> NDArray[np.object_]:
         guid = guids[list(split).index("")]
         raise InputError(f"guid {guid!r} is not SPLIT-NUMBER; rename it or give instances a split")
     return split
+
+
+def check_variables(where: str, dataset: xr.Dataset) -> None:
+    """Check names, dimensions and types of a store's variables.
+
+    Raises
+    ------
+    InputError
+        If a variable is missing or not to the contract; the message begins with `where`.
+    """
+    for name, variable in VARIABLES.items():
+        if name not in dataset:
+            if variable.required:
+                raise InputError(
+                    f"{where}: variable {name!r} is missing; a prediction store has"
+                    f" {name}[{', '.join(variable.dims)}]"
+                )
+            continue
+        stored = dataset[name]
+        if stored.dims != variable.dims:
+            raise InputError(
+                f"{where}: variable {name!r} has dimensions ({', '.join(map(str, stored.dims))});"
+                f" write it as ({', '.join(variable.dims)})"
+            )
+        if str(stored.dtype) not in variable.dtypes:
+            raise InputError(
+                f"{where}: variable {name!r} is {stored.dtype};"
+                f" write it as {' or '.join(variable.dtypes)}"
+            )
+
+
+def check_coordinates(where: str, dataset: xr.Dataset) -> None:
+    """Check names, dimensions, types and values of a store's coordinates.
+
+    Raises
+    ------
+    InputError
+        If a coordinate is missing or not to the contract; the message begins with `where`.
+    """
+    for name, coordinate in COORDINATES.items():
+        if name not in dataset.coords:
+            if name == "label" and "probability" not in dataset:
+                continue
+            raise InputError(
+                f"{where}: coordinate {name!r} is missing; a prediction store has it on"
+                f" {coordinate.dim!r}"
+            )
+        stored = dataset.coords[name]
+        if stored.dims != (coordinate.dim,):
+            raise InputError(
+                f"{where}: coordinate {name!r} has dimensions"
+                f" ({', '.join(map(str, stored.dims))}); write it on ({coordinate.dim})"
+            )
+        if stored.dtype.kind not in _KINDS[coordinate.holds]:
+            raise InputError(
+                f"{where}: coordinate {name!r} is {stored.dtype}; write it as {coordinate.holds}"
+            )
+        if not stored.size:
+            raise InputError(f"{where}: coordinate {name!r} is empty; a store has at least one")
+        if not coordinate.unique:
+            _require_text(where, stored)
+        elif (repeated := _repeated(stored)) is not None:
+            raise InputError(
+                f"{where}: coordinate {name!r} holds {repeated!r} twice; each may occur once"
+            )
+    epochs = dataset["epoch"]
+    if not (np.isfinite(epochs).all() and epochs.to_index().is_monotonic_increasing):
+        raise InputError(f"{where}: coordinate 'epoch' is not ascending; write the last one last")
+
+
+def check_attributes(where: str, dataset: xr.Dataset) -> None:
+    """Check the attributes of a store, and that its task and splits can name files.
+
+    Raises
+    ------
+    InputError
+        If an attribute is missing or not to the contract; the message begins with `where`.
+    """
+    for name, (kind, words) in ATTRIBUTES.items():
+        if name not in dataset.attrs:
+            raise InputError(f"{where}: attribute {name!r} is missing; a prediction store has it")
+        # A truth value is an integer to Python.
+        value = dataset.attrs[name]
+        if not isinstance(value, kind) or isinstance(value, bool) or value == "":
+            raise InputError(f"{where}: attribute {name!r} is {value!r:.40}; make it {words}")
+    version = dataset.attrs["schema_version"]
+    if version != SCHEMA_VERSION:
+        raise InputError(
+            f"{where}: attribute 'schema_version' is {version!r}; this version reads"
+            f" {SCHEMA_VERSION}"
+        )
+    task = dataset.attrs["task"]
+    splits: set[str] = set()
+    for block in _blocks_of(dataset["split"]):
+        splits.update(map(str, pd.unique(block.astype(object))))
+    try:
+        length = len(quote(task)) + max(len(quote(split)) for split in splits)
+    except UnicodeEncodeError as error:
+        raise InputError(f"{where}: task {task!r} is no Unicode text; rename it") from error
+    if length > MAX_NAME_LENGTH:
+        raise InputError(
+            f"{where}: the names of task {task!r:.40} and of its splits are too long for names of"
+            f" files; shorten them to {MAX_NAME_LENGTH} characters together"
+        )
+
+
+def _blocks_of(coordinate: xr.DataArray) -> Iterator[NDArray[Any]]:
+    (dim,) = coordinate.dims
+    for start in range(0, coordinate.size, INSTANCES_PER_CHUNK):
+        yield coordinate.isel({dim: slice(start, start + INSTANCES_PER_CHUNK)}).values
+
+
+def _require_text(where: str, coordinate: xr.DataArray) -> None:
+    """Refuse an empty text, which Zarr also gives for a chunk whose file is missing."""
+    start = 0
+    for block in _blocks_of(coordinate):
+        empty = np.flatnonzero(block == "")
+        if len(empty):
+            raise InputError(
+                f"{where}: coordinate {coordinate.name!r} is empty for instance"
+                f" {start + empty[0]}; restore its files, or write the store again"
+            )
+        start += len(block)
+
+
+def _repeated(coordinate: xr.DataArray) -> Any:
+    """Find the most frequent value; None if all values differ."""
+    # Names are hashed block by block: a million of them as Python text fill 100 MB.
+    blocks = [pd.util.hash_array(block.astype(object)) for block in _blocks_of(coordinate)]
+    hashes = np.concatenate(blocks)
+    hashes.sort()
+    if (hashes[1:] != hashes[:-1]).all():
+        return None
+    value, times = Counter(coordinate.values.tolist()).most_common(1)[0]
+    return value if times > 1 else None

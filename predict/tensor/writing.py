@@ -1,51 +1,126 @@
-"""Write runs into a prediction store, and mark them finished."""
+"""Write predictions into a store, and mark their runs finished.
+
+A run is one classifier at one checkpoint: (size, pretraining seed, finetuning seed, epoch). It
+counts once it is marked finished, and the mark comes last.
+"""
 
 from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import zarr
 from numpy.typing import NDArray
 
 from configs.errors import InputError
-from predict.tensor.contract import ROW_SUM_TOLERANCE, RUN, bad_row
+from predict.tensor.checksums import ChunkChecksums
+from predict.tensor.contract import (
+    CHECKSUM_VARIABLES,
+    MODEL_CHECKSUM,
+    ROW_SUM_TOLERANCE,
+    RUN,
+    RUN_CHECKSUM,
+    VARIABLES,
+    bad_row,
+    check_attributes,
+    check_variables,
+)
 from predict.tensor.correctness import correctness, gold_index
-from predict.tensor.creating import _lock
-from predict.tensor.opening import _check_attributes, _check_variables, _open_unchecked
+from predict.tensor.ensembles import (
+    ensemble_correctness,
+    keep_probability,
+    kept_probability,
+    remove_kept,
+)
+from predict.tensor.locks import locked
+from predict.tensor.opening import open_arrays, open_dataset
 
 
-def write_size(
-    path: Path | str, *, size: str, variable: str, values: NDArray[Any] | np.bool_ | bool
-) -> None:
-    """Write one variable of all runs of one size, in a store that nobody else writes.
+class Position(NamedTuple):
+    """Indices of a run along size, pretrain_seed, finetune_seed and epoch."""
+
+    size: int
+    pretrain_seed: int
+    finetune_seed: int
+    epoch: int
+
+
+@dataclass(frozen=True)
+class CheckedRun:
+    """The predictions of one run, checked and in the form in which they are stored.
+
+    Attributes
+    ----------
+    position : Position
+    correct : ndarray of bool, shape (instance,)
+    stored : ndarray of float, shape (instance, label), or None
+        Probabilities rounded to the type of the store; None where the store has none.
+    given : ndarray of float, shape (instance, label), or None
+        Probabilities as given, at the last epoch of a store with ensembles, which need them.
+    """
+
+    position: Position
+    correct: NDArray[np.bool_]
+    stored: NDArray[np.floating] | None
+    given: NDArray[np.floating] | None
+
+
+def check_run(
+    path: Path | str,
+    *,
+    size: str,
+    pretrain_seed: int,
+    finetune_seed: int,
+    epoch: float,
+    probability: NDArray[np.floating],
+) -> CheckedRun:
+    """Check the predictions of one run, and find which are correct.
 
     Parameters
     ----------
     path : path
-        The store, from `new_store`.
-    size : str
-        The size.
-    variable : str
-        The variable; ``finished`` last.
-    values : ndarray
-        Its values without the dimension ``size``, or one value for all.
+        The store.
+    size, pretrain_seed, finetune_seed, epoch
+        The run.
+    probability : ndarray of float, shape (instance, label)
+        Class probabilities, 0 to 1. Correctness is decided at the precision given, before the
+        probabilities are rounded to the precision stored.
+
+    Raises
+    ------
+    InputError
+        If the store has no such run, or if the array has another shape, a NaN, a value outside
+        0 to 1 or a row that does not sum to 1, each to 1e-3; the message names the run.
     """
     store = _open_for_writing(Path(path))
-    array = _with_empty_chunks(zarr.open_group(Path(path), mode="r+")[variable])
-    s = store.sizes.index(size)
-    if variable == "finished":
-        array[s] = values
-        return
-    step = array.chunks[1]
-    for start in range(0, len(store.gold), step):
-        block = slice(start, min(start + step, len(store.gold)))
-        array[s, block] = np.asarray(values)[block].astype(array.dtype)
+    position = store.position(size, pretrain_seed, finetune_seed, epoch)
+    shape = (len(store.gold), len(store.labels))
+    fault = None
+    if probability.shape != shape:
+        fault = (
+            f"probabilities have shape {probability.shape}; give {shape}, one row per instance"
+            " and one column per label"
+        )
+    elif (row := bad_row(probability, ROW_SUM_TOLERANCE)) is not None:
+        fault = f"row {row + 1} is {probability[row].tolist()}; give probabilities that sum to 1"
+    if fault is not None:
+        raise InputError(
+            f"{path}: size {size}, pretrain_seed {pretrain_seed}, finetune_seed {finetune_seed},"
+            f" epoch {epoch:.6g}: {fault}"
+        )
+    array = store.arrays.get("probability")
+    with_ensemble = "ensemble_correct" in store.arrays and position.epoch == len(store.epochs) - 1
+    return CheckedRun(
+        position,
+        correctness(probability, store.gold, store.labels),
+        None if array is None else probability.astype(array.dtype, order="C"),
+        probability if with_ensemble else None,
+    )
 
 
 def write_run(
@@ -59,53 +134,32 @@ def write_run(
 ) -> NDArray[np.bool_]:
     """Write the predictions of one run, without marking the run finished.
 
-    A run that is marked finished is left as it is.
-
-    Parameters
-    ----------
-    path : path
-        The store.
-    size, pretrain_seed, finetune_seed, epoch
-        The run.
-    probability : ndarray of float, shape (instance, label)
-        Class probabilities, 0 to 1. Correctness is decided at the precision given, before the
-        probabilities are rounded to the precision stored.
+    Other processes may write other runs at the same time. A run that is marked finished is left
+    as it is. The parameters and errors are those of `check_run`.
 
     Returns
     -------
     ndarray of bool, shape (instance,)
         Correctness as it is in the store.
-
-    Raises
-    ------
-    InputError
-        If the store has no such run, or if the array has another shape, a NaN, a value outside
-        0 to 1 or a row that does not sum to 1, each to 1e-3; the message names the run.
     """
     store = _open_for_writing(Path(path))
     s, p, f, e = store.position(size, pretrain_seed, finetune_seed, epoch)
-    if store.finished[s, p, f, e]:
-        return np.asarray(store.correct[s, :, p, f, e])
-    name = f"{path}: size {size}, pretrain_seed {pretrain_seed}, finetune_seed {finetune_seed}"
-    name += f", epoch {epoch:.6g}"
-    shape = (len(store.gold), len(store.labels))
-    if probability.shape != shape:
-        raise InputError(
-            f"{name}: probabilities have shape {probability.shape}; give {shape}, one row per"
-            " instance and one column per label"
-        )
-    row = bad_row(probability, ROW_SUM_TOLERANCE)
-    if row is not None:
-        raise InputError(
-            f"{name}: row {row + 1} is {probability[row].tolist()}; give probabilities that sum"
-            " to 1"
-        )
-    correct = correctness(probability, store.gold, store.labels)
-    store.correct[s, :, p, f, e] = correct
-    if store.probability is not None:
-        rounded = probability.astype(store.probability.dtype, order="C")
-        store.probability[s, :, p, f, e] = rounded
-    return correct
+    if store.arrays["finished"][s, p, f, e]:
+        return np.asarray(store.arrays["correct"][s, :, p, f, e])
+    run = check_run(
+        path,
+        size=size,
+        pretrain_seed=pretrain_seed,
+        finetune_seed=finetune_seed,
+        epoch=epoch,
+        probability=probability,
+    )
+    store.arrays["correct"][s, :, p, f, e] = run.correct
+    if run.stored is not None:
+        store.arrays["probability"][s, :, p, f, e] = run.stored
+    if run.given is not None:
+        keep_probability(store.path, (s, p, f), run.given)
+    return run.correct
 
 
 def finish_runs(
@@ -114,9 +168,8 @@ def finish_runs(
     """Mark written runs of one pretrained model as finished.
 
     When these are the last finetuning seeds that the model's last epoch waited for, the ensemble
-    over finetuning seeds is computed from the stored probabilities and written before any mark:
-    a model whose runs are all finished at the last epoch has a valid ensemble, whenever a process
-    is killed.
+    over finetuning seeds is written before any mark: a model whose runs are all finished at the
+    last epoch has a valid ensemble, whenever a process is killed.
 
     Parameters
     ----------
@@ -130,25 +183,134 @@ def finish_runs(
     Raises
     ------
     InputError
-        If the store has no such run.
+        If the store has no such run, or the probabilities of a run that the ensemble needs are
+        gone.
     """
     store = _open_for_writing(Path(path))
     positions = [store.position(size, pretrain_seed, seed, epoch) for seed, epoch in runs]
     if not positions:
         return
     s, p = positions[0][:2]
+    finished = store.arrays["finished"]
     # Two processes that each finish a different half of the seeds must not both conclude that
     # the other half is missing.
-    with _lock(Path(path) / "finished" / f"{s}.{p}"):
-        before = np.asarray(store.finished[s, p])
+    with locked(store.path / "finished" / f"{s}.{p}"):
+        before = np.asarray(finished[s, p])
         after = before.copy()
         for _, _, f, e in positions:
             after[f, e] = True
-        whole = after[:, -1].all() and not before[:, -1].all()
-        if whole and store.probability is not None and store.ensemble_correct is not None:
-            _write_ensemble(store, s, p)
-        for f, e in np.argwhere(after & ~before):
-            store.finished[s, p, int(f), int(e)] = True
+        ensemble_due = "ensemble_correct" in store.arrays and after[:, -1].all()
+        if ensemble_due and not before[:, -1].all():
+            shape = (len(store.gold), len(store.labels))
+            kept = (kept_probability(store.path, (s, p, f), shape) for f in range(len(after)))
+            store.arrays["ensemble_correct"][s, :, p] = ensemble_correctness(
+                kept, store.gold, store.labels
+            )
+            if MODEL_CHECKSUM in store.arrays:
+                store.arrays[MODEL_CHECKSUM][s, p] = store.checksums().of_ensemble((s, p))
+        checksums = store.checksums()
+        for f, e in np.argwhere(after & ~before).tolist():
+            if RUN_CHECKSUM in store.arrays:
+                store.arrays[RUN_CHECKSUM][s, p, f, e] = checksums.of_run((s, p, f, e))
+            finished[s, p, f, e] = True
+        if ensemble_due:
+            remove_kept(store.path, (s, p))
+
+
+def write_models(path: Path | str, runs: Sequence[CheckedRun]) -> None:
+    """Write all runs of pretrained models of one size at once, in a store that nobody else writes.
+
+    Parameters
+    ----------
+    path : path
+        The store, from `new_store`.
+    runs : sequence of CheckedRun
+        All runs of one or several models whose pretraining seeds are neighbours in the store. The
+        ensemble is written of each model that has all finetuning seeds at the last epoch.
+    """
+    store = _open_for_writing(Path(path))
+    s = runs[0].position.size
+    first = min(run.position.pretrain_seed for run in runs)
+    last = max(run.position.pretrain_seed for run in runs)
+    seeds, finetune_seeds = slice(first, last + 1), len(store.finetune_seeds)
+    shape = (len(store.gold), last - first + 1, finetune_seeds, len(store.epochs))
+    # Filled run by run in contiguous memory, and turned around when it is written.
+    values = {"correct": np.zeros((*shape[1:], shape[0]), np.bool_)}
+    if "probability" in store.arrays:
+        dtype = store.arrays["probability"].dtype
+        values["probability"] = np.zeros((*shape[1:], shape[0], len(store.labels)), dtype)
+    for run in runs:
+        at = (run.position.pretrain_seed - first, *run.position[2:])
+        values["correct"][at] = run.correct
+        if run.stored is not None:
+            values["probability"][at] = run.stored
+    for name, array in values.items():
+        store.arrays[name][s, :, seeds] = np.moveaxis(array, 3, 0)
+    if "ensemble_correct" not in store.arrays:
+        return
+    given: dict[int, dict[int, NDArray[np.floating]]] = {}
+    for run in runs:
+        if run.given is not None:
+            of_model = given.setdefault(run.position.pretrain_seed - first, {})
+            of_model[run.position.finetune_seed] = run.given
+    ensembles = np.zeros(shape[:2], np.bool_)
+    for model, probabilities in given.items():
+        if len(probabilities) == finetune_seeds:
+            ensembles[:, model] = ensemble_correctness(
+                (probabilities[f] for f in sorted(probabilities)), store.gold, store.labels
+            )
+    store.arrays["ensemble_correct"][s, :, seeds] = ensembles
+
+
+def write_size(path: Path | str, *, size: str, variable: str, values: NDArray[Any]) -> None:
+    """Write one variable of all runs of one size, in a store that nobody else writes.
+
+    Parameters
+    ----------
+    path : path
+        The store, from `new_store`.
+    size : str
+        The size.
+    variable : str
+        The variable; not ``finished``, for which there is `finish_store`.
+    values : ndarray
+        Its values without the dimension ``size``.
+    """
+    store = _open_for_writing(Path(path))
+    array = store.arrays[variable]
+    s = store.sizes.index(size)
+    step = array.chunks[1]
+    for start in range(0, len(store.gold), step):
+        block = slice(start, min(start + step, len(store.gold)))
+        array[s, block] = values[block].astype(array.dtype)
+
+
+def finish_store(path: Path | str, runs: Collection[Position] | None = None) -> None:
+    """Mark the runs of a store that nobody else writes as finished, all at once.
+
+    Parameters
+    ----------
+    path : path
+        The store.
+    runs : collection of Position, optional
+        The runs that were written, with the ensembles of the models whose runs are all there at
+        the last epoch; otherwise all runs of the store were.
+    """
+    store = _open_for_writing(Path(path))
+    finished = np.full(store.arrays["finished"].shape, runs is None)
+    for run in runs or ():
+        finished[run] = True
+    checksums = store.checksums()
+    values = np.zeros(finished.shape, np.uint64)
+    for position in np.argwhere(finished).tolist():
+        values[tuple(position)] = checksums.of_run(position)
+    store.arrays[RUN_CHECKSUM][...] = values
+    if MODEL_CHECKSUM in store.arrays:
+        values = np.zeros(finished.shape[:2], np.uint64)
+        for position in np.argwhere(finished[:, :, :, -1].all(axis=2)).tolist():
+            values[tuple(position)] = checksums.of_ensemble(position)
+        store.arrays[MODEL_CHECKSUM][...] = values
+    store.arrays["finished"][...] = finished
 
 
 def finished_runs(path: Path | str) -> set[tuple[str, int, int, float]]:
@@ -177,7 +339,7 @@ def finished_runs(path: Path | str) -> set[tuple[str, int, int, float]]:
             store.finetune_seeds[f],
             store.epochs[e],
         )
-        for s, p, f, e in np.argwhere(np.asarray(store.finished[...])).tolist()
+        for s, p, f, e in np.argwhere(np.asarray(store.arrays["finished"][...])).tolist()
     }
 
 
@@ -202,7 +364,7 @@ def are_finished(
     """
     store = _open_for_writing(Path(path))
     positions = (store.position(size, pretrain_seed, seed, epoch) for seed, epoch in runs)
-    return all(bool(store.finished[position]) for position in positions)
+    return all(bool(store.arrays["finished"][position]) for position in positions)
 
 
 @dataclass(frozen=True)
@@ -216,14 +378,9 @@ class _Store:
     epochs: list[float]
     labels: list[str]
     gold: NDArray[np.int64]
-    correct: zarr.Array
-    finished: zarr.Array
-    probability: zarr.Array | None
-    ensemble_correct: zarr.Array | None
+    arrays: dict[str, zarr.Array]
 
-    def position(
-        self, size: str, pretrain_seed: int, finetune_seed: int, epoch: float
-    ) -> tuple[int, int, int, int]:
+    def position(self, size: str, pretrain_seed: int, finetune_seed: int, epoch: float) -> Position:
         """Find the indices of a run along size, pretrain_seed, finetune_seed and epoch."""
         nearest = int(np.argmin(np.abs(np.asarray(self.epochs) - epoch)))
         wanted: list[tuple[str, Any, list[Any]]] = [
@@ -242,8 +399,12 @@ class _Store:
                     f"{self.path}: {name} {value!r} is not in the store; it has"
                     f" {', '.join(map(str, known))}"
                 )
-        s, p, f, e = (known.index(value) for _, value, known in wanted)
-        return s, p, f, e
+        return Position(*(known.index(value) for _, value, known in wanted))
+
+    def checksums(self) -> ChunkChecksums:
+        """Checksums of what is in the store now."""
+        names = (self.sizes, self.pretrain_seeds, self.finetune_seeds, self.epochs)
+        return ChunkChecksums(self.path, self.arrays, dict(zip(RUN, names, strict=True)))
 
 
 def _open_for_writing(path: Path) -> _Store:
@@ -262,9 +423,10 @@ _opening = threading.Lock()
 # time of its metadata tell apart the stores that succeed each other at a path.
 @functools.lru_cache(maxsize=4)
 def _cached_store(path: Path, inode: int, mtime_ns: int) -> _Store:
-    dataset = _open_unchecked(path)
-    _check_variables(path, dataset)
-    _check_attributes(path, dataset)
+    open_arrays(path)
+    dataset = open_dataset(path)
+    check_variables(str(path), dataset)
+    check_attributes(str(path), dataset)
     for name in ("gold", "label", *RUN):
         if name not in dataset.coords:
             raise InputError(f"{path}: coordinate {name!r} is missing; rebuild the store")
@@ -274,6 +436,12 @@ def _cached_store(path: Path, inode: int, mtime_ns: int) -> _Store:
     except ValueError as error:
         raise InputError(f"{path}: {error}; correct the gold label") from error
     group = zarr.open_group(path, mode="r+")
+    # A chunk is written even if all predictions in it are wrong: a missing file is a lost one.
+    arrays = {
+        name: group[name].with_config({"write_empty_chunks": True})
+        for name in (*VARIABLES, *CHECKSUM_VARIABLES)
+        if name in group
+    }
     return _Store(
         path=path,
         sizes=[str(size) for size in dataset["size"].values],
@@ -282,30 +450,5 @@ def _cached_store(path: Path, inode: int, mtime_ns: int) -> _Store:
         epochs=dataset["epoch"].values.tolist(),
         labels=labels,
         gold=gold,
-        correct=_with_empty_chunks(group["correct"]),
-        finished=group["finished"],
-        probability=_with_empty_chunks(group["probability"]) if "probability" in group else None,
-        ensemble_correct=(
-            _with_empty_chunks(group["ensemble_correct"]) if "ensemble_correct" in group else None
-        ),
+        arrays=arrays,
     )
-
-
-def _with_empty_chunks(array: zarr.Array) -> zarr.Array:
-    """Have a chunk written even if all predictions in it are wrong, so that a lost one is told."""
-    return array.with_config({"write_empty_chunks": True})
-
-
-def _write_ensemble(store: _Store, s: int, p: int) -> None:
-    assert store.probability is not None and store.ensemble_correct is not None
-    step = store.ensemble_correct.chunks[1]
-    seeds = len(store.finetune_seeds)
-    last = len(store.epochs) - 1
-    for start in range(0, len(store.gold), step):
-        block = slice(start, min(start + step, len(store.gold)))
-        total = np.zeros((block.stop - start, len(store.labels)))
-        for f in range(seeds):
-            total += np.asarray(store.probability[s, block, p, f, last])
-        store.ensemble_correct[s, block, p] = correctness(
-            total / seeds, store.gold[block], store.labels
-        )

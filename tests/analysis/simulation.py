@@ -10,6 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from predict.tensor.creating import create_store
+from predict.tensor.specification import TensorSpecification
 from predict.tensor.writing import finish_runs, write_run
 
 LABELS = ("entailment", "neutral", "contradiction")
@@ -76,8 +77,7 @@ def write_store(
         }
     )
     numbers = list(epochs or [float(epoch + 1) for epoch in range(checkpoints)])
-    create_store(
-        path,
+    specification = TensorSpecification(
         task=task,
         sizes=list(probability),
         instances=frame,
@@ -86,8 +86,9 @@ def write_store(
         finetune_seeds=list(range(1, finetune_seeds + 1)),
         epochs=numbers,
         probability_dtype=probability_dtype,
-        configuration={"made": configuration},
+        optional_variables=("probability", "ensemble_correct") if probability_dtype else (),
     )
+    create_store(path, specification, configuration={"made": configuration})
     for size, values in probability.items():
         for p in range(pretrain_seeds):
             runs = []

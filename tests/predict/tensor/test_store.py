@@ -1,11 +1,15 @@
 from __future__ import annotations
 
 import itertools
+import json
 import multiprocessing
+import os
 import shutil
 import subprocess
 import sys
 import warnings
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +22,10 @@ import zarr
 import predict.tensor.creating
 import predict.tensor.writing
 from configs.errors import InputError
-from predict.tensor.contract import instances_path
+from predict.tensor.contract import instances_path, require_probabilities
 from predict.tensor.creating import create_store, new_store, set_configuration
 from predict.tensor.opening import open_store
+from predict.tensor.specification import TensorSpecification
 from predict.tensor.writing import finish_runs, finished_runs, write_run
 
 LABELS = ["contradiction", "entailment", "neutral"]
@@ -41,8 +46,8 @@ def instances(rows: int = 40, seed: int = 0) -> pd.DataFrame:
     )
 
 
-def arguments(**changed: Any) -> dict[str, Any]:
-    return {
+def specification(**changed: Any) -> TensorSpecification:
+    arguments: dict[str, Any] = {
         "task": "mnli",
         "sizes": ["mini", "base"],
         "instances": instances(),
@@ -51,9 +56,15 @@ def arguments(**changed: Any) -> dict[str, Any]:
         "finetune_seeds": [1, 2, 3],
         "epochs": EPOCHS,
         "probability_dtype": "float16",
-        "configuration": {"name": "test", "seeds": [1, 2]},
-        **changed,
     }
+    return TensorSpecification(**{**arguments, **changed})
+
+
+CONFIGURATION = {"name": "test", "seeds": [1, 2]}
+
+
+def create(path: Path, configuration: dict[str, Any] = CONFIGURATION, **changed: Any) -> None:
+    create_store(path, specification(**changed), configuration=configuration)
 
 
 def draw(seed: int, rows: int = 40) -> np.ndarray:
@@ -68,14 +79,14 @@ def tree(folder: Path) -> dict[str, bytes]:
     }
 
 
-def is_right(probability: np.ndarray, gold: np.ndarray) -> np.ndarray:
+def is_correct(probability: np.ndarray, gold: np.ndarray) -> np.ndarray:
     predicted = np.array(LABELS)[probability.argmax(1)]
     return np.where(gold == "non-entailment", predicted != "entailment", predicted == gold)
 
 
 def test_importing_the_store_loads_no_training_library() -> None:
     code = (
-        "import sys, predict.store, predict.command;"
+        "import sys, predict.tensor.writing, predict.command;"
         " sys.exit(any(m in sys.modules for m in ('tensorflow', 'keras', 'jax')))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
@@ -87,7 +98,7 @@ def test_what_is_written_is_read_back(tmp_path: Path, dtype: str) -> None:
     rows = instances()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        create_store(path, **arguments(probability_dtype=dtype))
+        create(path, probability_dtype=dtype)
         probability = draw(1)
         write_run(
             path,
@@ -102,7 +113,7 @@ def test_what_is_written_is_read_back(tmp_path: Path, dtype: str) -> None:
     assert finished_runs(path) == {("base", 2, 3, 10 / 3)}
     run = dataset.sel(size="base", pretrain_seed=2, finetune_seed=3, epoch=10 / 3)
     gold = rows["label"].to_numpy(object)
-    np.testing.assert_array_equal(run["correct"], is_right(probability, gold))
+    np.testing.assert_array_equal(run["correct"], is_correct(probability, gold))
     np.testing.assert_array_equal(run["probability"], probability.astype(dtype))
     assert dataset["correct"].sum() == run["correct"].sum()
     assert dataset["finished"].sum() == 1
@@ -126,7 +137,7 @@ def test_what_is_written_is_read_back(tmp_path: Path, dtype: str) -> None:
 def test_correctness_is_decided_before_rounding(tmp_path: Path) -> None:
     path = tmp_path / "mnli.zarr"
     rows = instances(1).assign(label="entailment")
-    create_store(path, **arguments(instances=rows))
+    create(path, instances=rows)
     close = np.array([[0.49999, 0.50001, 0.0]])
     assert close.astype(np.float16)[0, 0] == close.astype(np.float16)[0, 1]
     write_run(path, size="mini", pretrain_seed=1, finetune_seed=1, epoch=3, probability=close)
@@ -135,19 +146,20 @@ def test_correctness_is_decided_before_rounding(tmp_path: Path) -> None:
 
 def test_split_column_wins_over_the_guid(tmp_path: Path) -> None:
     rows = instances().assign(split=["train", "test"] * 20)
-    create_store(tmp_path / "mnli.zarr", **arguments(instances=rows))
+    create(tmp_path / "mnli.zarr", instances=rows)
     assert set(open_store(tmp_path / "mnli.zarr")["split"].values) == {"train", "test"}
 
 
-def test_ensemble_is_the_plain_mean_of_stored_probabilities(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("dtype", ["float16", "float32", None])
+def test_ensemble_is_the_plain_mean_of_given_probabilities(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: str | None
 ) -> None:
     monkeypatch.setattr(predict.tensor.creating, "INSTANCES_PER_CHUNK", 16)
     path = tmp_path / "mnli.zarr"
-    create_store(path, **arguments())
+    create(path, probability_dtype=dtype)
     gold = instances()["label"].to_numpy(object)
     for p in (1, 2):
-        stored = []
+        given = []
         for f in (1, 2, 3):
             for epoch in EPOCHS:
                 probability = draw(int(100 * p + 10 * f + epoch))
@@ -159,44 +171,135 @@ def test_ensemble_is_the_plain_mean_of_stored_probabilities(
                     epoch=epoch,
                     probability=probability,
                 )
-            stored.append(probability.astype(np.float16).astype(np.float64))
+            given.append(probability)
         finish_runs(
             path, size="base", pretrain_seed=p, runs=[(f, e) for f in (1, 2, 3) for e in EPOCHS]
         )
         ensemble = open_store(path)["ensemble_correct"].sel(size="base", pretrain_seed=p)
-        np.testing.assert_array_equal(ensemble, is_right(np.mean(stored, axis=0), gold))
+        np.testing.assert_array_equal(ensemble, is_correct(np.mean(given, axis=0), gold))
     assert not open_store(path)["ensemble_correct"].sel(size="mini").any()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["mnli.instances.parquet", "mnli.zarr"]
 
 
-def test_ensemble_precedes_the_mark_that_completes_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+# Three runs whose mean favours the second class by a millionth: rounded to half precision it
+# favours the first, or neither.
+CLOSE = [[0.4 + 1e-4, 0.4 + 2e-4, 0.2], [0.5 - 2e-4, 0.5 - 1e-4, 0.0], [0.45, 0.45 - 1.99e-4, 0.1]]
+
+
+def close_runs(rows: int) -> list[np.ndarray]:
+    return [np.tile(run / np.sum(run), (rows, 1)) for run in np.array(CLOSE)]
+
+
+def test_rounding_would_flip_these_ensembles() -> None:
+    given = np.mean(close_runs(1), axis=0)
+    rounded = np.mean([run.astype(np.float16).astype(float) for run in close_runs(1)], axis=0)
+    assert given.argmax() != rounded.argmax()
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", None])
+def test_ensembles_do_not_depend_on_the_precision_of_storage(
+    tmp_path: Path, dtype: str | None
 ) -> None:
     path = tmp_path / "mnli.zarr"
-    create_store(path, **arguments())
+    rows = instances().assign(label=LABELS[int(np.mean(close_runs(1), axis=0).argmax())])
+    create(path, instances=rows, probability_dtype=dtype)
+    for f, probability in enumerate(close_runs(len(rows)), start=1):
+        run: dict[str, Any] = {"pretrain_seed": 1, "finetune_seed": f, "epoch": 4.0}
+        write_run(path, size="mini", **run, probability=probability)
+        finish_runs(path, size="mini", pretrain_seed=1, runs=[(f, 4.0)])
+    assert open_store(path)["ensemble_correct"].sel(size="mini", pretrain_seed=1).all()
+
+
+class Killed(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("dtype", ["float16", None])
+def test_killed_at_any_point_and_resumed_the_bytes_are_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: str | None
+) -> None:
+    small: dict[str, Any] = {"sizes": ["mini"], "pretrain_seeds": [1], "epochs": [4.0]}
+
+    def predict_missing(path: Path) -> None:
+        create(path, probability_dtype=dtype, **small)
+        finished = finished_runs(path)
+        missing = [(f, 4.0) for f in (1, 2, 3) if ("mini", 1, f, 4.0) not in finished]
+        for f, e in missing:
+            run: dict[str, Any] = {"pretrain_seed": 1, "finetune_seed": f, "epoch": e}
+            write_run(path, size="mini", **run, probability=draw(int(10 * f + e)))
+            if f == 1:
+                finish_runs(path, size="mini", pretrain_seed=1, runs=[(f, e)])
+        if missing:
+            finish_runs(path, size="mini", pretrain_seed=1, runs=missing)
+
+    whole = tmp_path / "whole" / "mnli.zarr"
+    predict_missing(whole)
+    steps = 0
+    array_type = zarr.Array
+    set_values = array_type.__setitem__
+    left = 0
+
+    def counted(array: zarr.Array, selection: Any, values: Any) -> None:
+        nonlocal left
+        if not left:
+            raise Killed
+        left -= 1
+        set_values(array, selection, values)
+
+    while True:
+        path = tmp_path / str(steps) / "mnli.zarr"
+        create(path, probability_dtype=dtype, **small)
+        left = steps
+        monkeypatch.setattr(array_type, "__setitem__", counted)
+        try:
+            predict_missing(path)
+        except Killed:
+            done = False
+        else:
+            done = True
+        monkeypatch.undo()
+        assert open_store(path).sizes["instance"] == 40
+        predict_missing(path)
+        assert tree(path.parent) == tree(whole.parent)
+        if done:
+            break
+        steps += 1
+    # Every run, its checksum and its mark, the ensemble and its checksum.
+    assert steps == 3 * (4 if dtype else 3) + 2
+
+
+def test_what_a_killed_process_kept_is_removed_when_the_stage_runs_again(tmp_path: Path) -> None:
+    path = tmp_path / "mnli.zarr"
+    create(path)
     for f in (1, 2, 3):
-        write_run(path, size="mini", pretrain_seed=1, finetune_seed=f, epoch=4, probability=draw(f))
-    seen: list[int] = []
-    original = predict.tensor.writing._write_ensemble
+        run: dict[str, Any] = {"pretrain_seed": 1, "finetune_seed": f, "epoch": 4.0}
+        write_run(path, size="mini", **run, probability=draw(f))
+    kept = sorted(tmp_path.glob("*.npy"))
+    assert len(kept) == 3
+    content = kept[0].read_bytes()
+    finish_runs(path, size="mini", pretrain_seed=1, runs=[(f, 4.0) for f in (1, 2, 3)])
+    assert not list(tmp_path.glob("*.npy"))
+    kept[0].write_bytes(content)
+    create(path)
+    assert not list(tmp_path.glob("*.npy"))
 
-    def killed(store: Any, s: int, p: int) -> None:
-        seen.append(len(finished_runs(path)))
-        original(store, s, p)
-        raise KeyboardInterrupt
 
+@pytest.mark.parametrize("damage", [Path.unlink, lambda file: file.write_bytes(b"no array")])
+def test_an_ensemble_whose_probabilities_are_gone_is_refused(
+    tmp_path: Path, damage: Callable[[Path], object]
+) -> None:
+    path = tmp_path / "mnli.zarr"
+    create(path)
+    for f in (1, 2, 3):
+        run: dict[str, Any] = {"pretrain_seed": 1, "finetune_seed": f, "epoch": 4.0}
+        write_run(path, size="mini", **run, probability=draw(f))
     finish_runs(path, size="mini", pretrain_seed=1, runs=[(1, 4.0)])
-    monkeypatch.setattr(predict.tensor.writing, "_write_ensemble", killed)
-    finish_runs(path, size="mini", pretrain_seed=1, runs=[(2, 4.0)])
-    assert seen == []
-    with pytest.raises(KeyboardInterrupt):
-        finish_runs(path, size="mini", pretrain_seed=1, runs=[(3, 4.0)])
-    assert seen == [2] and len(finished_runs(path)) == 2
-    monkeypatch.undo()
-    finish_runs(path, size="mini", pretrain_seed=1, runs=[(3, 4.0)])
-    mean = np.mean([draw(f).astype(np.float16).astype(float) for f in (1, 2, 3)], axis=0)
-    np.testing.assert_array_equal(
-        open_store(path)["ensemble_correct"].sel(size="mini", pretrain_seed=1),
-        is_right(mean, instances()["label"].to_numpy(object)),
-    )
+    file = sorted(tmp_path.glob("*.npy"))[0]
+    damage(file)
+    with pytest.raises(InputError) as caught:
+        finish_runs(path, size="mini", pretrain_seed=1, runs=[(2, 4.0), (3, 4.0)])
+    assert str(file) in caught.value.message and "\n" not in caught.value.message
+    assert len(finished_runs(path)) == 1
 
 
 def write_and_finish(path: Path, seeds: list[int], barrier: Any) -> None:
@@ -216,7 +319,7 @@ def write_and_finish(path: Path, seeds: list[int], barrier: Any) -> None:
 
 def test_two_processes_share_a_model(tmp_path: Path) -> None:
     path = tmp_path / "mnli.zarr"
-    create_store(path, **arguments(sizes=["mini"], pretrain_seeds=list(range(1, 7)), epochs=[4.0]))
+    create(path, sizes=["mini"], pretrain_seeds=list(range(1, 7)), epochs=[4.0])
     context = multiprocessing.get_context("spawn")
     barrier = context.Barrier(2)
     writers = [
@@ -237,19 +340,18 @@ def test_two_processes_share_a_model(tmp_path: Path) -> None:
         for f in (1, 2, 3):
             np.testing.assert_array_equal(
                 dataset["correct"].sel(size="mini", pretrain_seed=p, finetune_seed=f, epoch=4),
-                is_right(drawn[f - 1], gold),
+                is_correct(drawn[f - 1], gold),
             )
-        stored = [probability.astype(np.float16).astype(float) for probability in drawn]
         np.testing.assert_array_equal(
             dataset["ensemble_correct"].sel(size="mini", pretrain_seed=p),
-            is_right(np.mean(stored, axis=0), gold),
+            is_correct(np.mean(drawn, axis=0), gold),
         )
-    assert not list(tmp_path.rglob("*.lock"))
+    assert not [*tmp_path.rglob("*.lock"), *tmp_path.glob("*.npy")]
 
 
 def test_a_finished_run_is_left_as_it_is(tmp_path: Path) -> None:
     path = tmp_path / "mnli.zarr"
-    create_store(path, **arguments())
+    create(path)
     run: dict[str, Any] = {"size": "mini", "pretrain_seed": 1, "finetune_seed": 1, "epoch": 3.0}
     first = write_run(path, **run, probability=draw(1))
     finish_runs(path, size="mini", pretrain_seed=1, runs=[(1, 3.0)])
@@ -261,10 +363,10 @@ def test_a_finished_run_is_left_as_it_is(tmp_path: Path) -> None:
 
 def test_creating_again_keeps_what_is_there(tmp_path: Path) -> None:
     path = tmp_path / "mnli.zarr"
-    create_store(path, **arguments())
+    create(path)
     write_run(path, size="mini", pretrain_seed=1, finetune_seed=1, epoch=3, probability=draw(1))
     before = tree(tmp_path)
-    create_store(path, **arguments())
+    create(path)
     assert tree(tmp_path) == before
 
 
@@ -276,17 +378,17 @@ def test_creating_again_keeps_what_is_there(tmp_path: Path) -> None:
         ({"epochs": [3.0, 4.0]}, "'epoch'"),
         ({"labels": LABELS[::-1]}, "'label'"),
         ({"instances": instances(41)}, "'guid'|'gold'|'split'"),
-        ({"probability_dtype": None}, "float16"),
+        ({"probability_dtype": None}, r"probability \(float16\)"),
     ],
 )
 def test_creating_something_else_is_refused(
     tmp_path: Path, changed: dict[str, Any], named: str
 ) -> None:
     path = tmp_path / "mnli.zarr"
-    create_store(path, **arguments())
+    create(path)
     before = tree(tmp_path)
     with pytest.raises(InputError, match=named) as caught:
-        create_store(path, **arguments(**changed))
+        create(path, **changed)
     assert "\n" not in caught.value.message
     assert tree(tmp_path) == before
 
@@ -296,12 +398,12 @@ def test_foreign_files_in_the_way_are_left_alone(tmp_path: Path) -> None:
     path.mkdir()
     (path / "notes.txt").write_text("mine")
     with pytest.raises(InputError, match=r"mnli\.zarr"):
-        create_store(path, **arguments())
+        create(path)
     assert tree(tmp_path) == {"mnli.zarr/notes.txt": b"mine"}
     shutil.rmtree(path)
     instances_path(path).write_bytes(b"mine")
     with pytest.raises(InputError, match=r"mnli\.instances\.parquet: cannot be read"):
-        create_store(path, **arguments())
+        create(path)
     assert tree(tmp_path) == {"mnli.instances.parquet": b"mine"}
 
 
@@ -323,7 +425,7 @@ def test_foreign_files_in_the_way_are_left_alone(tmp_path: Path) -> None:
 )
 def test_bad_coordinates_leave_nothing(tmp_path: Path, changed: dict[str, Any], named: str) -> None:
     with pytest.raises(InputError, match=named) as caught:
-        create_store(tmp_path / "mnli.zarr", **arguments(**changed))
+        create(tmp_path / "mnli.zarr", **changed)
     assert "\n" not in caught.value.message
     assert list(tmp_path.iterdir()) == []
 
@@ -350,7 +452,7 @@ def bad_probability(row: int, values: list[float]) -> np.ndarray:
 )
 def test_a_bad_run_is_refused(tmp_path: Path, changed: dict[str, Any], named: str) -> None:
     path = tmp_path / "mnli.zarr"
-    create_store(path, **arguments())
+    create(path)
     before = tree(path)
     run: dict[str, Any] = {"size": "mini", "pretrain_seed": 1, "finetune_seed": 1, "epoch": 3.0}
     with pytest.raises(InputError, match=named) as caught:
@@ -362,7 +464,7 @@ def test_a_bad_run_is_refused(tmp_path: Path, changed: dict[str, Any], named: st
 def test_a_store_that_fails_while_it_is_filled_leaves_nothing(tmp_path: Path) -> None:
     with (
         pytest.raises(RuntimeError, match="torn"),
-        new_store(tmp_path / "mnli.zarr", **arguments()) as partial,
+        new_store(tmp_path / "mnli.zarr", specification()) as partial,
     ):
         assert partial.exists() and not (tmp_path / "mnli.zarr").exists()
         raise RuntimeError("torn")
@@ -370,18 +472,19 @@ def test_a_store_that_fails_while_it_is_filled_leaves_nothing(tmp_path: Path) ->
 
 
 def test_a_configuration_that_is_known_at_the_end(tmp_path: Path) -> None:
-    with new_store(tmp_path / "a.zarr", **arguments(configuration={})) as partial:
-        set_configuration(partial, arguments()["configuration"])
-    create_store(tmp_path / "b.zarr", **arguments())
-    assert tree(tmp_path / "a.zarr") == tree(tmp_path / "b.zarr")
+    with new_store(tmp_path / "a.zarr", specification()) as partial:
+        set_configuration(partial, CONFIGURATION)
+    create(tmp_path / "b.zarr")
+    first, second = (open_store(tmp_path / name) for name in ("a.zarr", "b.zarr"))
+    assert first.identical(second)
 
 
 def test_one_builder_at_a_time(tmp_path: Path) -> None:
     path = tmp_path / "mnli.zarr"
     with (
-        new_store(path, **arguments()),
+        new_store(path, specification()),
         pytest.raises(InputError, match="another process"),
-        new_store(path, **arguments()),
+        new_store(path, specification()),
     ):
         pass
     assert open_store(path).sizes["instance"] == 40
@@ -456,9 +559,9 @@ def test_a_store_against_the_contract_is_refused(
 def test_what_is_no_store_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file.zarr").write_text("text")
     (tmp_path / "empty.zarr").mkdir()
-    create_store(tmp_path / "torn.zarr", **arguments())
+    create(tmp_path / "torn.zarr")
     (tmp_path / "torn.zarr" / "zarr.json").write_text("{")
-    create_store(tmp_path / "chunk.zarr", **arguments())
+    create(tmp_path / "chunk.zarr")
     (tmp_path / "chunk.zarr" / "guid" / "c" / "0").write_bytes(b"torn")
     for name in ("missing", "file", "empty", "torn", "chunk"):
         with pytest.raises(InputError, match=rf"{name}\.zarr: ") as caught:
@@ -471,7 +574,7 @@ def test_what_is_no_store_is_refused(tmp_path: Path) -> None:
 def all_wrong(path: Path, **changed: Any) -> None:
     """Write a store of one size whose runs are wrong on every instance."""
     rows = instances().assign(label="neutral")
-    create_store(path, **arguments(sizes=["base"], epochs=[3.0, 4.0], instances=rows, **changed))
+    create(path, sizes=["base"], epochs=[3.0, 4.0], instances=rows, **changed)
     wrong = np.tile([0.9, 0.1, 0.0], (len(rows), 1))
     for p, f, e in itertools.product([1, 2], [1, 2, 3], [3.0, 4.0]):
         run: dict[str, Any] = {"pretrain_seed": p, "finetune_seed": f, "epoch": e}
@@ -516,6 +619,175 @@ def test_stores_without_the_files_of_empty_chunks_are_read(tmp_path: Path) -> No
     open_store(path).isel(pretrain_seed=[0]).to_zarr(part, consolidated=False)
     assert not (part / "correct/c").exists()
     assert open_store(part)["finished"].values.all()
-    del zarr.open_group(path, mode="r+", use_consolidated=False).attrs["written_whole"]
+
+
+def test_a_store_that_was_changed_on_purpose_opens_without_its_checksums(tmp_path: Path) -> None:
+    path = tmp_path / "mnli.zarr"
+    all_wrong(path, probability_dtype=None)
     (path / "correct/c/0/0/0/0/0").unlink()
+    with pytest.raises(InputError, match="remove the attribute 'checksum' and the folders"):
+        zarr.open_group(path, mode="r+", use_consolidated=False).attrs["task"] = "other"
+        open_store(path)
+    del zarr.open_group(path, mode="r+", use_consolidated=False).attrs["checksum"]
+    for name in ("run_checksum", "ensemble_checksum"):
+        shutil.rmtree(path / name)
+    assert open_store(path).attrs["task"] == "other"
+
+
+def exchange(path: Path, first: str, second: str) -> None:
+    """Exchange two files."""
+    other = path / "other"
+    (path / first).rename(other)
+    (path / second).rename(path / first)
+    other.rename(path / second)
+
+
+def edit(name: str, change: Callable[[dict[str, Any]], object]) -> Callable[[Path], None]:
+    def apply(path: Path) -> None:
+        content = json.loads((path / name).read_text())
+        change(content)
+        (path / name).write_text(json.dumps(content))
+
+    return apply
+
+
+def metadata(name: str, change: Callable[[dict[str, Any]], object]) -> Callable[[Path], None]:
+    return edit(f"{name}/zarr.json", change)
+
+
+def cut(place: int, array: dict[str, Any]) -> None:
+    array["shape"][place] = 2
+
+
+def without_last_seed(path: Path) -> None:
+    """Cut the last finetuning seed off all metadata."""
+    places = {"finetune_seed": 0, "finished": 2, "run_checksum": 2, "correct": 3, "probability": 3}
+    for name, place in places.items():
+        metadata(name, partial(cut, place))(path)
+    edit("zarr.json", lambda group: group.pop("consolidated_metadata"))(path)
+
+
+OTHER_NUMBERS: list[tuple[Callable[[Path], object], str]] = [
+    (
+        lambda path: exchange(path, "correct/c/0/0/0/0/0", "correct/c/0/0/0/1/0"),
+        "size base, pretrain_seed 1, finetune_seed 1, epoch 3 are not its own",
+    ),
+    (
+        lambda path: exchange(path, "probability/c/0/0/0/0/0/0", "probability/c/0/0/0/0/1/0"),
+        "finetune_seed 1, epoch 3 are not its own",
+    ),
+    (
+        lambda path: exchange(path, "ensemble_correct/c/0/0/0", "ensemble_correct/c/0/0/1"),
+        "ensemble of size base, pretrain_seed 1 are not its own",
+    ),
+    (lambda path: (path / "run_checksum/c/0/0/0/0").unlink(), "are not its own"),
+    (lambda path: exchange(path, "split/c/0", "gold/c/0"), "coordinates"),
+    (without_last_seed, "metadata"),
+    (edit("zarr.json", lambda group: group["attributes"].update(task="other")), "metadata"),
+    (edit("zarr.json", lambda group: group["attributes"].update(task=7)), "'task' is 7"),
+    (edit("zarr.json", lambda group: group["attributes"].update(task=["a"])), "'task' is"),
+    (edit("zarr.json", lambda group: group["attributes"].update(task="a" * 300)), "too long"),
+    (edit("zarr.json", lambda group: group["attributes"].pop("checksum")), "metadata"),
+    (edit("zarr.json", lambda group: group["attributes"].update(checksum={"a": 1})), "metadata"),
+    (
+        edit(
+            "zarr.json",
+            lambda group: group["consolidated_metadata"]["metadata"]["correct"]["shape"].append(2),
+        ),
+        "consolidated metadata of 'correct'",
+    ),
+]
+
+
+@pytest.mark.parametrize(("damage", "named"), OTHER_NUMBERS)
+def test_what_would_silently_give_other_numbers_is_refused(
+    tmp_path: Path, damage: Callable[[Path], object], named: str
+) -> None:
+    path = tmp_path / "mnli.zarr"
+    create(path, sizes=["base"], epochs=[3.0, 4.0])
+    for p, f, e in itertools.product([1, 2], [1, 2, 3], [3.0, 4.0]):
+        run: dict[str, Any] = {"pretrain_seed": p, "finetune_seed": f, "epoch": e}
+        write_run(path, size="base", **run, probability=draw(int(100 * p + 10 * f + e)))
+    for p in (1, 2):
+        runs = [(f, e) for f in (1, 2, 3) for e in (3.0, 4.0)]
+        finish_runs(path, size="base", pretrain_seed=p, runs=runs)
     open_store(path)
+    damage(path)
+    with pytest.raises(InputError) as caught:
+        open_store(path)
+    assert named in caught.value.message and "\n" not in caught.value.message
+
+
+def chunk_shape(name: str, length: int) -> Callable[[Path], None]:
+    return metadata(
+        name,
+        lambda array: array["chunk_grid"]["configuration"].update(
+            chunk_shape=[length] * len(array["shape"])
+        ),
+    )
+
+
+def pipe(name: str) -> Callable[[Path], None]:
+    def apply(path: Path) -> None:
+        (path / name).unlink()
+        os.mkfifo(path / name)
+
+    return apply
+
+
+def lengthen(*names: str, to: int) -> Callable[[Path], None]:
+    """Have the metadata claim instances or seeds that are not there."""
+
+    def apply(path: Path) -> None:
+        for name in names:
+            metadata(
+                name,
+                lambda array: array.update(
+                    shape=[to if n in (3, 5) else n for n in array["shape"]]
+                ),
+            )(path)
+
+    return apply
+
+
+DAMAGED: list[Callable[[Path], object]] = [
+    *(
+        lambda path, content=content: (path / "finished/c/0/0/0/0").write_bytes(content)
+        for content in (b"", b"\1\1", b"\1" * 100)
+    ),
+    edit("zarr.json", lambda group: group["attributes"].update(schema_version="1")),
+    edit("zarr.json", lambda group: group["attributes"].update(schema_version=True)),
+    edit("zarr.json", lambda group: group["attributes"].update(task="")),
+    *(chunk_shape(name, 0) for name in ("correct", "finished", "guid", "epoch")),
+    metadata("finished", lambda array: array.update(data_type=">f2")),
+    lengthen("guid", "split", "gold", "correct", to=10**8),
+    lengthen("finetune_seed", "correct", "finished", to=10**8),
+    pipe("correct/c/0/0/0/0/0"),
+    pipe("zarr.json"),
+    pipe("correct/zarr.json"),
+    pipe("guid/c/0"),
+    edit("zarr.json", lambda group: group["attributes"].update(task="a" * 300)),
+]
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("damage", DAMAGED)
+def test_a_damaged_store_of_others_is_refused_at_once(
+    tmp_path: Path, damage: Callable[[Path], object]
+) -> None:
+    path = tmp_path / "mine.zarr"
+    chunks = {name: {"chunks": array.shape} for name, array in foreign().variables.items()}
+    foreign().to_zarr(path, consolidated=False, encoding=chunks, zarr_format=3)
+    damage(path)
+    with pytest.raises(InputError) as caught:
+        open_store(path)
+    assert "\n" not in caught.value.message
+    assert str(path) in caught.value.message
+
+
+def test_probabilities_of_others_are_checked_when_they_are_read() -> None:
+    require_probabilities("x", np.array([0.0, 1.0005, -0.0005], np.float32))
+    require_probabilities("x", np.array([], np.float16))
+    for value in (np.nan, np.inf, -np.inf, -0.01, 1.01):
+        with pytest.raises(InputError, match=r"^x holds a value that is not between 0 and 1"):
+            require_probabilities("x", np.array([0.5, value], np.float16))

@@ -1,0 +1,254 @@
+"""Checksums that tie the files of a prediction store to each other.
+
+Each chunk ends with a CRC-32C of its own, which tells when its content is damaged. What a chunk
+alone cannot show is that it is the wrong one, or that the metadata around it are not those that it
+was written with. For that a store has
+
+- the attribute ``checksum``: SHA-256 of the attributes, of the metadata of every array and of the
+  files of the coordinates;
+- the array ``run_checksum`` (size, pretrain_seed, finetune_seed, epoch): 64 bits made from the
+  run's name and the CRCs of the chunks that hold it, so that opening reads the last 4 bytes of
+  each chunk only; written before the run is marked finished;
+- the array ``ensemble_checksum`` (size, pretrain_seed): the same of ``ensemble_correct``.
+
+A store without any of these was written by other software, and is read without these checks.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import os
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+
+from configs.errors import InputError
+from predict.tensor.contract import (
+    CHECKSUM,
+    CHECKSUM_VARIABLES,
+    COORDINATES,
+    MODEL,
+    MODEL_CHECKSUM,
+    RUN,
+    RUN_CHECKSUM,
+    VARIABLES,
+    canonical_json,
+)
+
+ATTRIBUTES_COVERED = (
+    "schema_version",
+    "task",
+    "configuration",
+    "configuration_hash",
+    "versions",
+)
+
+_CRC_BYTES = 4
+
+
+def store_checksum(path: Path) -> str:
+    """SHA-256, in hexadecimal, of a store's attributes, metadata and coordinates.
+
+    Parameters
+    ----------
+    path : Path
+        The store. Attributes and arrays that others add to it are not covered.
+
+    Raises
+    ------
+    OSError, ValueError
+        If a file cannot be read or is no JSON.
+    """
+    group = json.loads((path / "zarr.json").read_bytes())
+    attributes = group["attributes"]
+    covered = {name: attributes[name] for name in ATTRIBUTES_COVERED if name in attributes}
+    digest = hashlib.sha256(canonical_json(covered).encode())
+    for name in sorted({*VARIABLES, *COORDINATES, *CHECKSUM_VARIABLES}):
+        file = path / name / "zarr.json"
+        if not file.exists():
+            continue
+        metadata = json.loads(file.read_bytes())
+        digest.update(f"\n{name} {canonical_json(metadata)}\n".encode())
+        if name in COORDINATES:
+            chunks = path / name / "c"
+            for chunk in sorted(chunks.iterdir(), key=_chunk_number) if chunks.exists() else ():
+                if chunk.name.isdecimal():
+                    content = chunk.read_bytes()
+                    digest.update(f"{chunk.name} {len(content)} ".encode() + content)
+    return digest.hexdigest()
+
+
+def _chunk_number(chunk: Path) -> int:
+    return int(chunk.name) if chunk.name.isdecimal() else -1
+
+
+class ChunkChecksums:
+    """The checksums that runs and ensembles of a store should have, from its chunks' own CRCs.
+
+    Parameters
+    ----------
+    path : Path
+        The store.
+    arrays : mapping of str to zarr.Array
+        By variable.
+    names : mapping of str to sequence
+        The coordinate of each dimension of a run: what makes the name of a run.
+    """
+
+    def __init__(
+        self, path: Path, arrays: Mapping[str, zarr.Array], names: Mapping[str, Sequence[Any]]
+    ) -> None:
+        self.path, self.names = path, names
+        self._chunks = {
+            name: _ChunkFiles(path / name, VARIABLES[name].dims, arrays[name])
+            for name in VARIABLES
+            if name in arrays and name != "finished"
+        }
+
+    def of_run(self, position: Sequence[int]) -> int:
+        """Checksum of the run at some position along size, seeds and epoch.
+
+        Raises
+        ------
+        InputError
+            If the file of a chunk is missing, or too short to be one; names it and the run.
+        """
+        names = [name for name in self._chunks if name != "ensemble_correct"]
+        return self._of(names, dict(zip(RUN, position, strict=True)))
+
+    def of_ensemble(self, position: Sequence[int]) -> int:
+        """Checksum of the ensemble of a pretrained model; position and errors as of `of_run`."""
+        return self._of(["ensemble_correct"], dict(zip(MODEL, position, strict=True)))
+
+    def name_of(self, position: Mapping[str, int]) -> str:
+        """Name a run or a pretrained model for a message."""
+        return ", ".join(
+            f"{dim} {self.names[dim][k]:.6g}" if dim == "epoch" else f"{dim} {self.names[dim][k]}"
+            for dim, k in position.items()
+        )
+
+    def _of(self, variables: Sequence[str], position: dict[str, int]) -> int:
+        name = [str(self.names[dim][k]) for dim, k in position.items()]
+        digest = hashlib.blake2b(canonical_json(name).encode(), digest_size=8)
+        for variable in variables:
+            digest.update(variable.encode())
+            try:
+                digest.update(self._chunks[variable].crcs(position))
+            except (OSError, EOFError) as error:
+                reason = "is cut off" if isinstance(error, EOFError) else "cannot be read"
+                if isinstance(error, FileNotFoundError):
+                    reason = "no such file"
+                raise InputError(
+                    f"{error.args[0] if isinstance(error, EOFError) else error.filename}:"
+                    f" {reason}, and it holds {variable!r} of the finished run"
+                    f" {self.name_of(position)}; restore it, or write the store again"
+                ) from error
+        return int.from_bytes(digest.digest(), "little")
+
+
+class _ChunkFiles:
+    """The chunk files of one array, and the CRCs with which they end."""
+
+    def __init__(self, folder: Path, dims: Sequence[str], array: zarr.Array) -> None:
+        self._folder, self._dims = folder, dims
+        self._encode_key = array.metadata.encode_chunk_key
+        self._chunk_shape = array.metadata.chunk_grid.chunk_shape
+        self._shape = array.shape
+        self._crcs: dict[tuple[int, ...], bytes] = {}
+
+    @cached_property
+    def _shared(self) -> bool:
+        """Whether a chunk holds several runs, so that its CRC is asked for several times."""
+        return any(
+            step > 1 for dim, step in zip(self._dims, self._chunk_shape, strict=True) if dim in RUN
+        )
+
+    def crcs(self, position: Mapping[str, int]) -> bytes:
+        """CRCs of all chunks that hold the run or model at `position`, in order."""
+        numbers = [
+            [position[dim] // step] if dim in position else range(-(-length // step))
+            for dim, length, step in zip(self._dims, self._shape, self._chunk_shape, strict=True)
+        ]
+        return b"".join(self._crc(chunk) for chunk in itertools.product(*numbers))
+
+    def _crc(self, chunk: tuple[int, ...]) -> bytes:
+        crc = self._crcs.get(chunk)
+        if crc is None:
+            crc = _last_bytes(f"{self._folder}/{self._encode_key(chunk)}")
+            if self._shared:
+                self._crcs[chunk] = crc
+        return crc
+
+
+def _last_bytes(file: str) -> bytes:
+    descriptor = os.open(file, os.O_RDONLY)
+    try:
+        length = os.fstat(descriptor).st_size
+        if length <= _CRC_BYTES:
+            raise EOFError(file)
+        return os.pread(descriptor, _CRC_BYTES, length - _CRC_BYTES)
+    finally:
+        os.close(descriptor)
+
+
+def check_checksums(
+    path: Path,
+    arrays: Mapping[str, zarr.Array],
+    attributes: Mapping[str, Any],
+    names: Mapping[str, Sequence[Any]],
+    finished: NDArray[np.bool_],
+) -> None:
+    """Refuse a store whose files do not belong together; nothing is asked of others' stores.
+
+    Parameters
+    ----------
+    path : Path
+        The store.
+    arrays : mapping of str to zarr.Array
+        Its arrays, by name.
+    attributes : mapping
+        Its attributes.
+    names : mapping of str to sequence
+        The coordinate of each dimension of a run.
+    finished : ndarray of bool, shape (size, pretrain_seed, finetune_seed, epoch)
+
+    Raises
+    ------
+    InputError
+        If metadata or coordinates are not those that the store was written with, or if the chunks
+        of a finished run are missing, cut off, damaged at their end or those of another run.
+    """
+    if CHECKSUM not in attributes and not any(name in arrays for name in CHECKSUM_VARIABLES):
+        return
+    remedy = (
+        f"restore the store or write it again (or, if it was changed on purpose, remove the"
+        f" attribute {CHECKSUM!r} and the folders {' and '.join(CHECKSUM_VARIABLES)})"
+    )
+    if attributes.get(CHECKSUM) != store_checksum(path) or RUN_CHECKSUM not in arrays:
+        raise InputError(
+            f"{path}: its metadata or coordinates are not those that it was written with; {remedy}"
+        )
+    chunks = ChunkChecksums(path, arrays, names)
+    stored = np.asarray(arrays[RUN_CHECKSUM][...])
+    for run in np.argwhere(finished).tolist():
+        if chunks.of_run(run) != stored[tuple(run)]:
+            name = chunks.name_of(dict(zip(RUN, run, strict=True)))
+            raise InputError(
+                f"{path}: the files of the finished run {name} are not its own; {remedy}"
+            )
+    if MODEL_CHECKSUM not in arrays:
+        return
+    stored = np.asarray(arrays[MODEL_CHECKSUM][...])
+    for model in np.argwhere(finished[:, :, :, -1].all(axis=2)).tolist():
+        if chunks.of_ensemble(model) != stored[tuple(model)]:
+            name = chunks.name_of(dict(zip(MODEL, model, strict=True)))
+            raise InputError(
+                f"{path}: the files of the ensemble of {name} are not its own; {remedy}"
+            )

@@ -1,0 +1,48 @@
+"""A lock between processes that write to one place."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import filelock
+
+from configs.errors import InputError
+
+
+@contextmanager
+def locked(path: Path, wait: bool = True) -> Iterator[None]:
+    """Hold the lock that goes with `path`; the operating system frees it if the process dies.
+
+    Parameters
+    ----------
+    path : Path
+        What is about to be written. The lock is the file beside it whose name ends in ``.lock``.
+    wait : bool
+        Whether to wait for another process that holds the lock, or to refuse.
+
+    Raises
+    ------
+    InputError
+        If another process holds the lock and `wait` is false, or the lock cannot be made.
+    """
+    name = path.with_name(path.name + ".lock")
+    lock = filelock.FileLock(name, timeout=-1 if wait else 0)
+    try:
+        name.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except filelock.Timeout as error:
+        raise InputError(
+            f"{path}: another process is writing it; wait for it or choose another path"
+        ) from error
+    except OSError as error:
+        raise InputError(
+            f"{path}: cannot be written ({error.strerror}); choose another path"
+        ) from error
+    try:
+        yield
+    finally:
+        # Removed while held: whoever waits on the removed file sees that and starts again.
+        name.unlink(missing_ok=True)
+        lock.release()
