@@ -390,11 +390,18 @@ class Task(Strict):
     """
 
     name: Name
-    labels: Annotated[list[str], Field(min_length=2)]
+    labels: Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=2)]
     train: Examples
     evaluation: dict[Name, Examples]
     folds: Annotated[int, Field(ge=2)] | None = None
     remove_duplicates: bool = False
+
+    @field_validator("labels", mode="before")
+    @classmethod
+    def _labels_as_text(cls, labels: Any) -> Any:
+        if not isinstance(labels, list):
+            return labels
+        return [str(label) if isinstance(label, int) else label for label in labels]
 
     @model_validator(mode="after")
     def _something_to_predict(self) -> Self:

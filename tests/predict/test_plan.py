@@ -15,12 +15,12 @@ from configs.paths import encoder_file
 from configs.schema import Experiment
 from finetune.plan import finetuning_plan
 from finetune.preparation import prepared_for
-from finetune.stage import folder_of
-from finetune.training import FinetuningRun, Hyperparameters
+from finetune.runs import FinetuningRun, Hyperparameters, folder_of
 from predict.plan import prediction_plan
 from pretrain.engine.saved_arrays import read_arrays
 from pretrain.jobs.plans import show_plan
-from pretrain.jobs.sharing import Work
+from pretrain.jobs.sharing import OpenSession, Work
+from pretrain.jobs.timing import Timing, TimingSession
 from pretrain.plan import pretraining_plan
 from scripts.plan import main
 from tests.experiments import small, start_training_library, write_config
@@ -31,10 +31,16 @@ def timed_here(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """Steps timed in this process, where TensorFlow is imported already, and which sizes."""
     timed: list[str] = []
 
-    def share_out(work: Work, experiment: Experiment, items: Sequence[Any], **options: Any) -> None:
+    def share_out(
+        work: Work[TimingSession, Timing],
+        open_session: OpenSession[TimingSession],
+        experiment: Experiment,
+        items: Sequence[Timing],
+        **options: Any,
+    ) -> None:
         for item in items:
             timed.append(item.size)
-            work(experiment, item, lambda steps: None)
+            work(open_session(experiment), item, lambda steps: None)
 
     start_training_library()
     monkeypatch.setattr(pretrain.jobs.timing, "share_out", share_out)
@@ -100,7 +106,7 @@ def test_counts_before_preparation_are_those_after(
     assert "entailed search, base, batch 16" in shown and "2 processes on a device" in shown
 
 
-def test_a_task_that_cannot_be_read_is_left_out_and_named(
+def test_a_task_that_cannot_be_read_is_named_and_not_counted(
     from_files: Path,
     monkeypatch: pytest.MonkeyPatch,
     timed_here: list[str],
@@ -112,7 +118,7 @@ def test_a_task_that_cannot_be_read_is_left_out_and_named(
     )
     plan = finetuning_plan(experiment, 1, "a device")
     assert not plan.runs and len(plan.unknown) == 2
-    assert plan.unknown[0].startswith("mnli is left out: ") and "data.json" in plan.unknown[0]
+    assert plan.unknown[0].startswith("mnli is not counted: ") and "data.json" in plan.unknown[0]
 
 
 def test_the_whole_stops_above_the_limit_and_writes_nothing(

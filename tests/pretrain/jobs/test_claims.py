@@ -192,7 +192,7 @@ def test_what_a_process_left_that_was_killed_at_the_end_of_a_run_is_removed(
     tmp_path: Path,
 ) -> None:
     from configs.paths import encoder_file, run_folder
-    from pretrain.stage import tidy_run
+    from pretrain.jobs.claims import tidy_run
 
     one = experiment(tmp_path)
     folder = run_folder(tmp_path, "base", 1)
