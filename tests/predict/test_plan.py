@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,10 @@ from predict.plan import prediction_plan
 from pretrain.engine.saved_arrays import read_arrays
 from pretrain.jobs.plans import show_plan
 from pretrain.jobs.sharing import OpenSession, Work
-from pretrain.jobs.timing import Timing, TimingSession
+from pretrain.jobs.timing import Timing, TimingSession, seconds_per_step
 from pretrain.plan import pretraining_plan
 from scripts.plan import main
-from tests.experiments import small, start_training_library, write_config
+from tests.experiments import run_stage, small, start_training_library, write_config
 
 
 @pytest.fixture
@@ -134,3 +134,45 @@ def test_the_whole_stops_above_the_limit_and_writes_nothing(
     assert not (tmp_path / "out").exists()
     result = CliRunner().invoke(main, [*arguments, "--limit-hours", "72"])
     assert result.exit_code == 0, result.output
+
+
+@pytest.mark.parametrize(
+    ("options", "accumulate"), [(["--devices-per-run", "2"], 1), ([], 2)], ids=["devices", "parts"]
+)
+def test_a_batch_that_must_be_cut_is_timed(
+    tmp_path: Path, options: list[str], accumulate: int
+) -> None:
+    parts = {"accumulate": accumulate}
+    experiment = small(tmp_path / "out", pretraining=parts, finetuning=parts)
+    experiment["sizes"] = experiment["sizes"][:1]
+    config = write_config(tmp_path / "small.yaml", experiment)
+    for stage in ("pretrain", "finetune"):
+        result = run_stage(stage, config, "--plan", *options)
+        assert result.returncode == 0, result.stderr
+        (line,) = [line for line in result.stdout.splitlines() if line.startswith("all")]
+        assert float(line.split()[-3]) > 0, result.stdout
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_batch_that_cannot_be_cut_is_refused_by_the_plan(tmp_path: Path) -> None:
+    experiment = small(tmp_path / "out")
+    experiment["pretraining"]["batch_size"] = 7
+    config = write_config(tmp_path / "small.yaml", experiment)
+    result = run_stage("pretrain", config, "--plan", "--devices-per-run", "2")
+    assert result.returncode == 2
+    assert "batch_size: 7 cannot be cut into equal parts for 2 devices" in result.stderr
+
+
+@pytest.mark.parametrize("least", [1, 4])
+def test_a_step_that_takes_long_is_timed_with_fewer_rows(
+    least: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+
+    def mean_seconds(step: Callable[[int], None], rows: int) -> float:
+        asked.append(rows)
+        return 0.5 * rows
+
+    monkeypatch.setattr(pretrain.jobs.timing, "_mean_seconds", mean_seconds)
+    assert seconds_per_step(lambda rows: None, 32, least) == 16
+    assert asked == ([1, 6] if least == 1 else [4])

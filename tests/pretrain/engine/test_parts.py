@@ -262,9 +262,7 @@ def train_on(devices: int, folder: Path) -> None:
                 for name, value in batches.items()
             }
         if stage == "pretrain":
-            engine = build_pretraining_engine(
-                experiment, experiment.sizes[1], VOCABULARY, strategy
-            )
+            engine = build_pretraining_engine(experiment, experiment.sizes[1], VOCABULARY, strategy)
         else:
             engine = build_finetuning_engine(
                 experiment, experiment.tasks[0], "base", 60, VOCABULARY, strategy

@@ -121,7 +121,9 @@ def test_a_worker_that_dies_ends_the_command_and_what_was_done_stays(tmp_path: P
 
 def test_a_run_that_diverges_does_not_stop_the_others(tmp_path: Path) -> None:
     items = [tmp_path / "one", tmp_path / "diverge", tmp_path / "other"]
-    message = r"^x: 1 of 3 runs diverged \(base/p1: the loss is nan at step 7\), all others are done"
+    message = (
+        r"^x: 1 of 3 runs diverged \(base/p1: the loss is nan at step 7\), all others are done"
+    )
     with pytest.raises(InputError, match=message):
         share_files(diverge, tmp_path / "out", items)
     assert items[0].is_file()
