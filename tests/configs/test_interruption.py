@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -170,6 +171,10 @@ def test_a_command_that_still_imports_ends_too(tmp_path: Path) -> None:
     assert len(text.splitlines()) == 1
 
 
+def there_is(output: Path, pattern: str, session: int) -> bool:
+    return any(output.glob(pattern))
+
+
 def test_pretraining_goes_on_after_interruptions(finished: Path, tmp_path: Path) -> None:
     config = write_config(tmp_path / "small.yaml", small("out"))
     output = tmp_path / "out"
@@ -181,7 +186,7 @@ def test_pretraining_goes_on_after_interruptions(finished: Path, tmp_path: Path)
         interrupted(
             command("pretrain", config, "--workers", "2"),
             tmp_path,
-            lambda _, pattern=pattern: any(output.glob(pattern)),
+            partial(there_is, output, pattern),
             everybody=everybody,
         )
         assert not list((output / "claims").rglob("*.claim"))
@@ -208,11 +213,8 @@ def test_the_analysis_begins_again_after_an_interruption(tmp_path: Path) -> None
     script.write_text(ANALYSIS)
     options = ["--out", str(tmp_path / "out"), "--processes", "2", "--bootstrap", "20"]
     analysis = [sys.executable, str(script), str(store), *options]
-    interrupted(
-        analysis,
-        tmp_path,
-        lambda session: any("spawn_main" in line for line in of_session(session)),
-    )
+    # The command itself, the tracker of its resources and a worker.
+    interrupted(analysis, tmp_path, lambda session: len(of_session(session)) > 2)
     assert not (tmp_path / "out").exists()
     again = subprocess.run(analysis, cwd=tmp_path, env=environment(), capture_output=True)
     assert again.returncode == 0, again.stderr
