@@ -1,8 +1,20 @@
-"""Run the analysis stage: ``python -m analysis FILE.zarr... --out DIR``."""
+"""Run the analysis stage: `python -m analysis FILE.zarr... --out DIR`."""
 
 from __future__ import annotations
 
-from analysis.command import analyze
+from typing import TYPE_CHECKING
+
+from configs.interruption import run_command
+
+if TYPE_CHECKING:
+    import click
+
+
+def _load() -> click.Command:
+    from analysis.command import analyze
+
+    return analyze
+
 
 if __name__ == "__main__":
-    analyze(prog_name="python -m analysis")
+    run_command(_load, "python -m analysis")

@@ -1,39 +1,102 @@
-"""Worker processes: how they start, share out work and end."""
+"""Worker processes: one way to start them, three ways to share work out among them.
+
+A worker is a new Python process (spawned, as a fork of a process with threads can hang). It ends as
+soon as its parent has ended, however that happened. It ignores Ctrl-C and SIGTERM, which a terminal
+or a scheduler may send to every process of a command: the parent alone reacts, and ends its workers
+(`configs.interruption`).
+
+`Workers.map` gives results in the order of the items, `results_as_completed` as soon as they are
+there, and `messages_from` runs one long function a worker and passes on what it sends.
+"""
 
 from __future__ import annotations
 
 import multiprocessing
+import multiprocessing.context
 import os
 import signal
+import sys
 import threading
+import traceback
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from functools import lru_cache
+from multiprocessing import resource_tracker
 from multiprocessing.connection import wait
+from multiprocessing.queues import Queue
+from queue import Empty
 from types import TracebackType
 from typing import Any, TypeVar
 
-import zarr
 from threadpoolctl import ThreadpoolController
 
 from configs.errors import InputError
 
+WORTH_STARTING = 5.0
+"""Seconds of work for which `Workers` starts processes; their start takes about two."""
 
-def end_with_parent() -> None:
-    """End this process as soon as its parent has, however that ended; for a thread to run."""
+_SIGNALS_OF_PARENT = (signal.SIGINT, signal.SIGTERM)
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+Send = Callable[[Any], None]
+
+
+class WorkerProcess(multiprocessing.context.SpawnProcess):
+    """A process that ends with its parent, and leaves signals that end a command to it."""
+
+    def start(self) -> None:
+        """Start the process with the parent's signals blocked: it inherits that."""
+        # Starting the tracker would unblock them again.
+        resource_tracker.ensure_running()
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS_OF_PARENT)
+        try:
+            super().start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+    def run(self) -> None:
+        """Work, in the new process."""
+        for number in _SIGNALS_OF_PARENT:
+            signal.signal(number, signal.SIG_IGN)
+        threading.Thread(target=_end_with_parent, daemon=True).start()
+        super().run()
+
+    def terminate(self) -> None:
+        """Kill the process; a pool that is broken ends its other processes by this method."""
+        self.kill()
+
+
+class _WorkerContext(multiprocessing.context.SpawnContext):
+    """What Python's pools and queues take their processes from."""
+
+    Process = WorkerProcess
+
+
+_CONTEXT = _WorkerContext()
+
+
+def _end_with_parent() -> None:
     parent = multiprocessing.parent_process()
     if parent is not None:
         wait([parent.sentinel])
         os._exit(1)
 
 
-WORTH_STARTING = 5.0
-"""Seconds of work for which processes are started; their start takes about two."""
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
+def kill_workers() -> None:
+    """Kill every worker process that this process has started, and wait for its end."""
+    workers = [
+        process
+        for process in multiprocessing.active_children()
+        if isinstance(process, WorkerProcess)
+    ]
+    for worker in workers:
+        worker.kill()
+    for worker in workers:
+        worker.join()
 
 
 class Workers:
@@ -62,7 +125,7 @@ class Workers:
         trace: TracebackType | None,
     ) -> None:
         if self._pool is not None:
-            self._pool.shutdown(cancel_futures=True)
+            _shut_down(self._pool, error)
             self._pool = None
 
     def map(
@@ -94,29 +157,188 @@ class Workers:
                 yield _in_one_thread(function, item)
             return
         if self._pool is None:
-            self._pool = ProcessPoolExecutor(
-                self.processes,
-                # A fork of a process with threads can hang.
-                mp_context=multiprocessing.get_context("spawn"),
-                initializer=_start,
-            )
+            self._pool = ProcessPoolExecutor(self.processes, _CONTEXT)
         waiting: deque[Future[Result]] = deque()
         try:
-            for item in items:
-                # One more than there are processes, so that none waits for its next item.
-                if len(waiting) > self.processes:
-                    yield waiting.popleft().result()
-                waiting.append(self._pool.submit(_in_one_thread, function, item))
-            while waiting:
-                yield waiting.popleft().result()
-        except BrokenProcessPool as error:
-            raise InputError(
+            with _named_death(
                 "a worker process died, perhaps for want of memory; run the same command with "
                 "--processes 1"
-            ) from error
+            ):
+                for item in items:
+                    # One more than there are processes, so that none waits for its next item.
+                    if len(waiting) > self.processes:
+                        yield waiting.popleft().result()
+                    waiting.append(self._pool.submit(_in_worker, function, item))
+                while waiting:
+                    yield waiting.popleft().result()
         finally:
-            for left in waiting:
-                left.cancel()
+            for future in waiting:
+                future.cancel()
+
+
+def results_as_completed(
+    make: Callable[[], Callable[[Item], Result]],
+    items: Sequence[Item],
+    processes: int,
+    *,
+    name: str,
+) -> Iterator[tuple[Item, Result]]:
+    """Apply a function, which may keep something between items, to every item.
+
+    Parameters
+    ----------
+    make : callable
+        Makes the function, once in every process; picklable.
+    items : sequence
+        What to apply it to.
+    processes : int
+        How many processes work; with 1 all work is done in this one.
+    name : str
+        What a message about a worker that died begins with.
+
+    Yields
+    ------
+    (object, object)
+        Each item and its result, as soon as it is there.
+
+    Raises
+    ------
+    InputError
+        If a worker process died.
+    """
+    if processes < 2:
+        function = make()
+        for item in items:
+            yield item, function(item)
+        return
+    pool = ProcessPoolExecutor(processes, _CONTEXT, initializer=_make, initargs=(make,))
+    try:
+        with _named_death(
+            f"{name}: a worker process died, perhaps for want of memory; run the same command "
+            "again to go on after what is finished"
+        ):
+            futures = {pool.submit(_apply_made, item): item for item in items}
+            for future in as_completed(futures):
+                yield futures[future], future.result()
+    finally:
+        _shut_down(pool, sys.exc_info()[1])
+
+
+def messages_from(
+    function: Callable[..., None], arguments: Sequence[tuple[Any, ...]], *, name: str
+) -> Generator[Any, None, None]:
+    """Run a function in several processes at a time, and pass on the messages that it sends.
+
+    When the iterator is closed before its end, the processes are killed.
+
+    Parameters
+    ----------
+    function : callable
+        Of a module; called with a function that sends a message (anything picklable), and the
+        arguments.
+    arguments : sequence of tuple
+        The arguments in each process.
+    name : str
+        What a message about a worker that died begins with.
+
+    Yields
+    ------
+    object
+        The messages, those of one process in their order; until all processes have returned.
+
+    Raises
+    ------
+    InputError
+        What `function` raised, or if a worker process died.
+    RuntimeError
+        If `function` raised anything else; with its traceback.
+    """
+    queue: Queue[tuple[str, Any]] = _CONTEXT.Queue()
+    started: list[WorkerProcess] = []
+    running = len(arguments)
+    try:
+        for each in arguments:
+            process = WorkerProcess(target=_send_messages, args=(queue, function, each))
+            process.start()
+            started.append(process)
+        while running:
+            try:
+                kind, value = queue.get(timeout=1.0)
+            except Empty:
+                dead = [worker for worker in started if worker.exitcode not in (None, 0)]
+                if dead:
+                    raise InputError(
+                        f"{name}: a worker process died (exit code {dead[0].exitcode}); "
+                        "run the same command again to go on from the last checkpoint"
+                    ) from None
+                continue
+            if kind == "message":
+                yield value
+            elif kind == "refused":
+                raise InputError(value)
+            elif kind == "failed":
+                raise RuntimeError(value)
+            else:
+                running -= 1
+    finally:
+        for worker in started:
+            if running:
+                worker.kill()
+            worker.join()
+
+
+@contextmanager
+def _named_death(message: str) -> Iterator[None]:
+    """Put a message in the place of the error by which a pool reports a worker that died."""
+    try:
+        yield
+    except BrokenProcessPool as error:
+        raise InputError(message) from error
+
+
+def _shut_down(pool: ProcessPoolExecutor, error: BaseException | None) -> None:
+    """End a pool: at once where the command is interrupted, else after the items under way."""
+    if error is not None and not isinstance(error, Exception):
+        kill_workers()
+    pool.shutdown(cancel_futures=True)
+
+
+# What follows runs in workers.
+
+
+def _send_messages(
+    queue: Queue[tuple[str, Any]], function: Callable[..., None], arguments: tuple[Any, ...]
+) -> None:
+    try:
+        function(lambda message: queue.put(("message", message)), *arguments)
+        queue.put(("ended", None))
+    except InputError as error:
+        queue.put(("refused", error.message))
+    except Exception:
+        queue.put(("failed", traceback.format_exc()))
+
+
+_made: Callable[[Any], Any]
+
+
+def _make(make: Callable[[], Callable[[Any], Any]]) -> None:
+    global _made
+    # There is a worker for every core already.
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    _made = make()
+
+
+def _apply_made(item: Any) -> Any:
+    return _made(item)
+
+
+def _in_worker(function: Callable[[Item], Result], item: Item) -> Result:
+    # As many processes as cores read already; Zarr's threads would only wake each other. It is
+    # not imported here, as training has no use for it.
+    zarr = sys.modules.get("zarr")
+    if zarr is not None:
+        zarr.config.set({"threading.max_workers": 1})
+    return _in_one_thread(function, item)
 
 
 def _in_one_thread(function: Callable[[Item], Result], item: Item) -> Result:
@@ -128,11 +350,3 @@ def _in_one_thread(function: Callable[[Item], Result], item: Item) -> Result:
 def _libraries(function: Callable[[Any], Any]) -> ThreadpoolController:
     """Find the libraries that have threads, once the function's module has loaded them."""
     return ThreadpoolController()
-
-
-def _start() -> None:
-    """Make this process a worker: it ends with its parent, which alone hears Ctrl-C."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=end_with_parent, daemon=True).start()
-    # As many processes as cores read already; their threads would only wake each other.
-    zarr.config.set({"threading.max_workers": 1})

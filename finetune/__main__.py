@@ -1,6 +1,20 @@
-"""`python -m finetune CONFIG`."""
+"""`python -m finetune`."""
 
-from finetune.command import main
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from configs.interruption import run_command
+
+if TYPE_CHECKING:
+    import click
+
+
+def _load() -> click.Command:
+    from finetune.command import main
+
+    return main
+
 
 if __name__ == "__main__":
-    main(prog_name="python -m finetune")
+    run_command(_load, "python -m finetune")

@@ -29,7 +29,7 @@ from pretrain.jobs.frame import (
     "--check",
     is_flag=True,
     help="Only read the instances of every task, and say what there is: before pretraining, so "
-    "that a missing file or a wrong column does not show after it.",
+    "that what is wrong with them does not show after it.",
 )
 @plan_option
 def main(config: Path, workers: int | None, check: bool, only_plan: bool) -> None:
@@ -43,7 +43,7 @@ def main(config: Path, workers: int | None, check: bool, only_plan: bool) -> Non
 
 
 def check_tasks(experiment: Experiment) -> None:
-    """Read the instances of every task that is not prepared yet, and say what there is.
+    """Read the instances of every task as the stages do, and say what there is.
 
     Nothing is written, and TensorFlow is not needed.
 
@@ -55,27 +55,32 @@ def check_tasks(experiment: Experiment) -> None:
     Raises
     ------
     InputError
-        As `finetune.tasks.load_task`, or if the folder holds another experiment.
+        As `finetune.tasks.load_task`, if the folder holds another experiment or a prepared task
+        that is damaged, or if the instances are too few for the search or for the checkpoints.
     """
     try:
-        from configs.paths import prepared_instances
+        from finetune.preparation import evaluation_frame, is_prepared, prepared_for
+        from finetune.runs import check_steps
         from finetune.tasks import describe, load_task, require_local_files
     except ImportError as error:
         raise missing_library(error) from error
     if experiment.output.exists():
         prepare_folder(experiment)
-    missing = [
-        task
-        for task in experiment.tasks
-        if not prepared_instances(experiment.output, task.name).is_file()
-    ]
+    missing = [task for task in experiment.tasks if not is_prepared(experiment, task)]
     # First, as the hub's data sets take a while.
     require_local_files(missing)
     for task in experiment.tasks:
-        if task not in missing:
-            click.echo(f"{task.name}: prepared already")
-            continue
-        for line in describe(task, load_task(task, experiment.world)):
+        if task in missing:
+            data = load_task(task, experiment.world)
+            size, lines = data.size, describe(task, data)
+        else:
+            evaluation_frame(experiment, task.name)
+            size, lines = (
+                prepared_for(experiment, task.name).size,
+                [f"{task.name}: prepared already"],
+            )
+        check_steps(experiment.finetuning, task.name, size)
+        for line in lines:
             click.echo(line)
 
 

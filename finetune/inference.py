@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import lru_cache
 from typing import Any
 
 import keras
@@ -11,39 +10,42 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-@lru_cache(maxsize=1)
-def _compiled(model: keras.Model) -> Any:
-    import tensorflow as tf
-
-    def probabilities(inputs: Mapping[str, Any]) -> Any:
-        return tf.nn.softmax(model(inputs, training=False)["logits"], axis=-1)
-
-    return tf.function(probabilities, reduce_retracing=True)
-
-
-def predict_probabilities(
-    model: keras.Model, inputs: Mapping[str, NDArray[Any]], batch_size: int
-) -> NDArray[np.float32]:
-    """Class probabilities, without dropout.
+class Predictor:
+    """Computes class probabilities with whatever weights a classifier has at the time.
 
     Parameters
     ----------
     model : keras.Model
-        A classifier with output `logits`.
-    inputs : mapping of str to array [instance, position]
-        Its inputs.
-    batch_size : int
-        Instances at a time; the last batch is filled up, so that all have one shape.
-
-    Returns
-    -------
-    float32 array [instance, label]
+        A classifier with output `logits`; compiled once, at the first batch.
     """
-    compiled = _compiled(model)
-    count = len(next(iter(inputs.values())))
-    parts = []
-    for begin in range(0, count, batch_size):
-        rows = np.minimum(np.arange(begin, begin + batch_size), count - 1)
-        batch = {name: value[rows].astype(np.int32) for name, value in inputs.items()}
-        parts.append(compiled(batch).numpy()[: count - begin])
-    return np.concatenate(parts)
+
+    def __init__(self, model: keras.Model) -> None:
+        import tensorflow as tf
+
+        def probabilities(inputs: Mapping[str, Any]) -> Any:
+            return tf.nn.softmax(model(inputs, training=False)["logits"], axis=-1)
+
+        self.model = model
+        self._compiled = tf.function(probabilities, reduce_retracing=True)
+
+    def predict(self, inputs: Mapping[str, NDArray[Any]], batch_size: int) -> NDArray[np.float32]:
+        """Compute class probabilities, without dropout.
+
+        Parameters
+        ----------
+        inputs : mapping of str to array [instance, position]
+            The classifier's inputs.
+        batch_size : int
+            Instances at a time; the last batch is filled up, so that all have one shape.
+
+        Returns
+        -------
+        float32 array [instance, label]
+        """
+        count = len(next(iter(inputs.values())))
+        parts = []
+        for begin in range(0, count, batch_size):
+            rows = np.minimum(np.arange(begin, begin + batch_size), count - 1)
+            batch = {name: value[rows].astype(np.int32) for name, value in inputs.items()}
+            parts.append(self._compiled(batch).numpy()[: count - begin])
+        return np.concatenate(parts)

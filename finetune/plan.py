@@ -2,60 +2,35 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from configs.errors import InputError
-from configs.paths import prepared_instances, run_folder
+from configs.paths import run_folder
 from configs.schema import Experiment, Size, Task
-from finetune.preparation import prepared_for
-from finetune.search import Trial, held_out_rows, known_hyperparameters, search_trials
-from finetune.stage import finetuning_runs, folder_of, is_finetuned
-from finetune.tasks import load_task
-from finetune.training import FinetuningRun, Hyperparameters, build_finetuning_engine, total_steps
+from finetune.preparation import task_size
+from finetune.runs import (
+    FinetuningRun,
+    Hyperparameters,
+    folder_of,
+    searched_rows,
+    total_steps,
+)
+from finetune.search import Trial, known_hyperparameters, search_trials
+from finetune.stage import finetuning_runs, is_finetuned
+from finetune.tasks import TaskSize
+from finetune.training import build_finetuning_engine
 from pretrain.bert.cost import encoder_operations, encoder_parameters
 from pretrain.engine.divergence import has_diverged
 from pretrain.jobs.plans import FLOAT32, Plan, PlannedRuns
 from pretrain.jobs.sharing import Advance
-from pretrain.jobs.timing import Timing, keep_seconds, seconds_per_step, time_sizes
-from pretrain.stage import vocabulary_size
-
-
-@dataclass(frozen=True)
-class TaskSize:
-    """Instances of a task.
-
-    Attributes
-    ----------
-    train : tuple of int
-        Instances that the classifier of each fold is finetuned on.
-    evaluation : int
-        Instances that are predicted.
-    """
-
-    train: tuple[int, ...]
-    evaluation: int
-
-
-def task_size(experiment: Experiment, task: Task) -> TaskSize:
-    """Count a task's instances: as prepared, or by loading them.
-
-    Raises
-    ------
-    InputError
-        If they cannot be loaded.
-    """
-    folds = range(task.folds or 1)
-    if prepared_instances(experiment.output, task.name).is_file():
-        prepared = prepared_for(experiment, task.name)
-        train = tuple(len(prepared.training_rows(fold)) for fold in folds)
-        return TaskSize(train, len(prepared.evaluation["fold"]))
-    data = load_task(task, experiment.world)
-    if task.folds is None:
-        return TaskSize((len(data.train),), len(data.evaluation))
-    others = tuple(int(np.sum(data.fold_of_train != fold)) for fold in folds)
-    return TaskSize(others, len(data.evaluation))
+from pretrain.jobs.timing import (
+    Timing,
+    TimingSession,
+    keep_seconds,
+    seconds_per_step,
+    time_sizes,
+)
+from pretrain.preparation import vocabulary_size
 
 
 def likely_hyperparameters(experiment: Experiment, task: Task) -> dict[str, Hyperparameters]:
@@ -88,7 +63,7 @@ def finetuning_plan(experiment: Experiment, workers: int, devices: str) -> Plan:
     -------
     Plan
         For each task and size one entry, and before it one for its search. A task whose data
-        cannot be read is left out, and a line says why.
+        cannot be read is not counted, and a line says why.
     """
     vocabulary = vocabulary_size(experiment)
     encoders = {
@@ -106,7 +81,7 @@ def finetuning_plan(experiment: Experiment, workers: int, devices: str) -> Plan:
         try:
             counted = task_size(experiment, task)
         except InputError as error:
-            unknown.append(f"{task.name} is left out: {error.message}")
+            unknown.append(f"{task.name} is not counted: {error.message}")
             continue
         hyper = likely_hyperparameters(experiment, task)
         searched = experiment.finetuning.search is not None
@@ -119,9 +94,9 @@ def finetuning_plan(experiment: Experiment, workers: int, devices: str) -> Plan:
         unfinished = [run for run in every if not is_finetuned(experiment, run)]
         open_trials = [trial for trial in trials if not trial.result.is_file()]
         # Every batch size of the search is timed as the middle one is, row by row.
-        rows = {name: one.batch_size for name, one in hyper.items()}
+        rows = {name: chosen.batch_size for name, chosen in hyper.items()}
         key = (len(task.labels), hash(tuple(sorted(rows.items()))))
-        open_sizes = {run.size for run in unfinished} | {one.run.size for one in open_trials}
+        open_sizes = {run.size for run in unfinished} | {trial.run.size for trial in open_trials}
         if key not in seconds or not open_sizes <= set(seconds[key]):
             seconds[key] = time_sizes(
                 time_finetuning,
@@ -133,11 +108,11 @@ def finetuning_plan(experiment: Experiment, workers: int, devices: str) -> Plan:
                 label=f"timing finetuning on {task.name}",
             )
         for size in experiment.sizes:
-            second = seconds[key].get(size.name, 0.0) / rows[size.name]
-            runs += _search(experiment, size, counted, trials, open_trials, second)
-            mine = [run for run in every if run.size == size.name]
-            if mine:
-                runs.append(_runs(experiment, task, size, counted, mine, vocabulary, second))
+            per_row = seconds[key].get(size.name, 0.0) / rows[size.name]
+            runs += _search(experiment, size, counted, trials, per_row)
+            of_size = [run for run in every if run.size == size.name]
+            if of_size:
+                runs.append(_runs(experiment, task, size, counted, of_size, vocabulary, per_row))
     return Plan("finetuning", tuple(runs), workers, devices, tuple(unknown))
 
 
@@ -146,37 +121,35 @@ def _search(
     size: Size,
     counted: TaskSize,
     trials: list[Trial],
-    open_trials: list[Trial],
     seconds_per_row: float,
 ) -> list[PlannedRuns]:
     """Count the search of one task and size, by batch size."""
-    found = []
-    for batch in sorted({trial.run.hyperparameters.batch_size for trial in trials}):
-        mine, still = (
-            [
-                one
-                for one in some
-                if one.run.size == size.name and one.run.hyperparameters.batch_size == batch
-            ]
-            for some in (trials, open_trials)
+    search = experiment.finetuning.search
+    if search is None:
+        return []
+    by_batch: dict[int, list[Trial]] = {}
+    for trial in trials:
+        if trial.run.size == size.name:
+            by_batch.setdefault(trial.run.hyperparameters.batch_size, []).append(trial)
+    planned = []
+    for batch, tried in sorted(by_batch.items()):
+        done = sum(trial.result.is_file() for trial in tried)
+        steps, tokens, operations = _cost(
+            experiment, size, searched_rows(search, counted.train[0]), batch
         )
-        assert experiment.finetuning.search is not None
-        rows = counted.train[0]
-        instances = rows - held_out_rows(experiment.finetuning.search, rows)
-        cost = _cost(experiment, size, instances, batch)
-        found.append(
+        planned.append(
             PlannedRuns(
-                what=f"{mine[0].run.task} search, {size.name}, batch {batch}",
-                done=len(mine) - len(still),
-                missing=len(still),
-                steps=cost[0],
-                tokens=cost[1],
-                operations=cost[2],
+                what=f"{tried[0].run.task} search, {size.name}, batch {batch}",
+                done=done,
+                missing=len(tried) - done,
+                steps=steps,
+                tokens=tokens,
+                operations=operations,
                 seconds_per_step=seconds_per_row * batch,
                 disk=0.0,
             )
         )
-    return found
+    return planned
 
 
 def _runs(
@@ -218,16 +191,25 @@ def _cost(
     return steps, float(steps * batch * settings.sequence_length), steps * operations
 
 
-def time_finetuning(experiment: Experiment, timing: Timing, advance: Advance) -> str:
+def time_finetuning(session: TimingSession, timing: Timing, advance: Advance) -> str:
     """Time a finetuning step of one size.
 
     Returns
     -------
     str
         What was timed, with the seconds.
+
+    Raises
+    ------
+    InputError
+        If a batch cannot be cut among the devices.
     """
+    experiment = session.experiment
     task = next(task for task in experiment.tasks if len(task.labels) == timing.labels)
-    engine = build_finetuning_engine(experiment, task, timing.size, 100, timing.vocabulary)
+    engine = build_finetuning_engine(
+        experiment, task, timing.size, 100, timing.vocabulary, session.strategy
+    )
+    engine.check_rows(timing.rows)
     length = experiment.finetuning.sequence_length
     rng = np.random.default_rng(0)
 
@@ -242,7 +224,7 @@ def time_finetuning(experiment: Experiment, timing: Timing, advance: Advance) ->
             }
         )
 
-    seconds = seconds_per_step(step, timing.rows)
+    seconds = seconds_per_step(step, timing.rows, engine.least_rows)
     keep_seconds(timing, seconds)
     advance(1)
     return f"timed {timing.size}: {seconds:.4g} s a step of {timing.rows} rows"

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from functools import lru_cache
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from configs.atomic import write_text, written_beside
+from configs.errors import InputError
 from configs.paths import prepared_folder, prepared_instances, vocabulary_file
 from configs.schema import Experiment, Task
 from finetune.encoding import encode_instances
-from finetune.tasks import describe, load_task
+from finetune.tasks import COLUMNS, TaskSize, describe, load_task
 from pretrain.engine.saved_arrays import Arrays, read_arrays, write_arrays
 from pretrain.jobs.claims import claimed
 from pretrain.text.wordpiece import build_tokenizer, read_vocabulary
@@ -24,16 +24,25 @@ logger = logging.getLogger(__name__)
 
 INPUTS = ("token_ids", "segment_ids", "padding_mask")
 
+_MADE_BY = "python -m finetune"
+
 
 def prepare_task(experiment: Experiment, task: Task) -> None:
-    """Load and tokenize a task's instances, once."""
-    if not _is_prepared(experiment, task):
+    """Load and tokenize a task's instances, once.
+
+    Raises
+    ------
+    InputError
+        As `finetune.tasks.load_task`.
+    """
+    if not is_prepared(experiment, task):
         with claimed(experiment, f"task/{task.name}"):
-            if not _is_prepared(experiment, task):
+            if not is_prepared(experiment, task):
                 _prepare_task(experiment, task)
 
 
-def _is_prepared(experiment: Experiment, task: Task) -> bool:
+def is_prepared(experiment: Experiment, task: Task) -> bool:
+    """Whether all files of a prepared task are there."""
     folder = prepared_folder(experiment.output, task.name)
     arrays = (folder / f"{name}.safetensors" for name in ("train", "evaluation"))
     files = (*arrays, prepared_instances(experiment.output, task.name))
@@ -61,7 +70,7 @@ def _prepare_task(experiment: Experiment, task: Task) -> None:
         write_text(folder / "duplicates.csv", data.removed.to_csv(index=False))
     # Last, because its presence says that the others are whole.
     with written_beside(prepared_instances(experiment.output, task.name)) as partial:
-        data.evaluation.to_parquet(partial, index=False)
+        data.evaluation.to_parquet(partial, index=False, write_page_checksum=True)
     for line in describe(task, data):
         logger.info(line)
 
@@ -83,6 +92,13 @@ class Prepared:
     evaluation: Arrays
     folds: int
 
+    @property
+    def size(self) -> TaskSize:
+        """Numbers of instances."""
+        folds = range(self.folds)
+        train = tuple(len(self.training_rows(fold)) for fold in folds)
+        return TaskSize(train, len(self.evaluation["fold"]))
+
     def training_rows(self, fold: int) -> NDArray[np.int64]:
         """Rows that the classifier of a fold is finetuned on."""
         if self.folds == 1:
@@ -94,22 +110,50 @@ class Prepared:
         return np.flatnonzero(self.evaluation["fold"] == fold)
 
 
-@lru_cache(maxsize=2)
-def open_prepared(folder: Path, folds: int) -> Prepared:
-    """Open a task's tokenized instances."""
-    return Prepared(
-        read_arrays(folder / "train.safetensors", made_by="python -m finetune"),
-        read_arrays(folder / "evaluation.safetensors", made_by="python -m finetune"),
-        folds,
-    )
-
-
 def prepared_for(experiment: Experiment, task: str) -> Prepared:
-    """Open the tokenized instances of a task of an experiment."""
-    folds = experiment.task(task).folds or 1
-    return open_prepared(prepared_folder(experiment.output, task), folds)
+    """Read the tokenized instances of a task of an experiment.
+
+    Raises
+    ------
+    InputError
+        If a file is missing or damaged.
+    """
+    folder = prepared_folder(experiment.output, task)
+    train, evaluation = (
+        read_arrays(folder / f"{name}.safetensors", made_by=_MADE_BY)
+        for name in ("train", "evaluation")
+    )
+    return Prepared(train, evaluation, experiment.task(task).folds or 1)
+
+
+def task_size(experiment: Experiment, task: Task) -> TaskSize:
+    """Count a task's instances: as prepared, or by loading them.
+
+    Raises
+    ------
+    InputError
+        If they cannot be loaded.
+    """
+    if is_prepared(experiment, task):
+        return prepared_for(experiment, task.name).size
+    return load_task(task, experiment.world).size
 
 
 def evaluation_frame(experiment: Experiment, task: str) -> pd.DataFrame:
-    """Read the instances that a task predicts: guid, split, texts, label and metadata."""
-    return pd.read_parquet(prepared_instances(experiment.output, task))
+    """Read the instances that a task predicts: guid, split, texts, label and metadata.
+
+    Raises
+    ------
+    InputError
+        If the file is missing or damaged.
+    """
+    path = prepared_instances(experiment.output, task)
+    try:
+        frame = pd.read_parquet(path, page_checksum_verification=True)
+        missing = [column for column in COLUMNS if column not in frame]
+        if not missing:
+            return frame
+        reason = f"it has no column {missing[0]!r}"
+    except (OSError, ValueError, KeyError, pa.ArrowException) as error:
+        reason = " ".join(str(error).split())[:200]
+    raise InputError(f"{path}: cannot be read ({reason}); remove {path.parent}, and run {_MADE_BY}")

@@ -9,25 +9,30 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from tabulate import tabulate
 
 from configs.atomic import write_text
+from configs.errors import InputError
 from configs.paths import search_table
-from configs.schema import Experiment, Search, Task
-from finetune.inference import predict_probabilities
-from finetune.preparation import INPUTS, prepared_for
-from finetune.training import FinetuningRun, Hyperparameters, finetune, total_steps
+from configs.schema import Experiment, Task
+from finetune.preparation import INPUTS
+from finetune.runs import FinetuningRun, Hyperparameters, searched_rows, total_steps
+from finetune.tasks import TaskSize
+from finetune.training import FinetuningSession, finetune
+from pretrain.encoders import largest_first, pretrained_seeds
 from pretrain.engine.divergence import Diverged
 from pretrain.engine.seeding import derive_seed, generator
 from pretrain.jobs.sharing import Advance, share_out
-from pretrain.stage import largest_first, pretrained_seeds
 
 logger = logging.getLogger(__name__)
+
+_RESULT = ("size", "pretrain_seed", "batch_size", "learning_rate", "accuracy", "diverged")
 
 
 @dataclass(frozen=True)
@@ -39,7 +44,7 @@ class Trial:
 
 
 def chosen_hyperparameters(
-    experiment: Experiment, tasks: Sequence[Task], workers: int
+    experiment: Experiment, sizes: Mapping[str, TaskSize], workers: int
 ) -> dict[str, dict[str, Hyperparameters]]:
     """Hyper-parameters of each size: as the experiment says, or by the search.
 
@@ -50,8 +55,8 @@ def chosen_hyperparameters(
     ----------
     experiment : Experiment
         The whole experiment; its tasks are prepared.
-    tasks : sequence of Task
-        The tasks to search for.
+    sizes : mapping of str to TaskSize
+        The tasks to search for, and their numbers of instances.
     workers : int
         Processes to share the trials of all tasks out among.
 
@@ -60,32 +65,36 @@ def chosen_hyperparameters(
     dict of str to dict of str to Hyperparameters
         By task and size.
     """
-    settings = experiment.finetuning
-    if settings.search is None:
-        return {task.name: _fixed_hyperparameters(experiment) for task in tasks}
+    search = experiment.finetuning.search
+    if search is None:
+        return {task: _fixed_hyperparameters(experiment) for task in sizes}
     encoders = {size.name: pretrained_seeds(experiment, size.name) for size in experiment.sizes}
-    trials = {task.name: search_trials(experiment, task, encoders) for task in tasks}
+    trials = {task: search_trials(experiment, experiment.task(task), encoders) for task in sizes}
     missing = {
-        task: [trial for trial in of_task if not is_tried(experiment, trial)]
-        for task, of_task in trials.items()
+        task: [trial for trial in all_trials if not is_tried(experiment, trial)]
+        for task, all_trials in trials.items()
     }
     share_out(
         run_trial,
+        FinetuningSession,
         experiment,
-        [trial for of_task in missing.values() for trial in of_task],
+        [trial for untried in missing.values() for trial in untried],
         is_done=is_tried,
         claim=lambda trial: f"search/{trial.run.task}/{trial.result.parent.name}",
-        steps=lambda trial: _steps(experiment, trial),
+        steps=lambda trial: total_steps(
+            searched_rows(search, sizes[trial.run.task].train[0]),
+            trial.run.hyperparameters.batch_size,
+            experiment.finetuning.epochs,
+        ),
         workers=workers,
         label="search",
     )
     chosen = {}
-    for task, of_task in trials.items():
-        results = [json.loads(trial.result.read_text()) for trial in of_task]
-        table = choose(pd.DataFrame(results))
+    for task, all_trials in trials.items():
+        table = choose(pd.DataFrame([_read_result(trial.result) for trial in all_trials]))
         write_text(search_table(experiment.output, task), table.to_csv(index=False))
         if missing[task]:
-            logger.info("%s: %s", task, show(table, settings.search.held_out))
+            logger.info("%s: %s", task, show(table, search.held_out))
         best = table[table["chosen"]]
         for size in best.loc[best["diverged"] == best["pretraining_seeds"], "size"]:
             logger.info(
@@ -96,6 +105,16 @@ def chosen_hyperparameters(
             )
         chosen[task] = _hyperparameters(best)
     return chosen
+
+
+def _read_result(path: Path) -> dict[str, Any]:
+    try:
+        result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return {name: result[name] for name in _RESULT}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{path}: cannot be read; remove it, and run python -m finetune"
+        ) from error
 
 
 def _fixed_hyperparameters(experiment: Experiment) -> dict[str, Hyperparameters]:
@@ -119,14 +138,19 @@ def known_hyperparameters(experiment: Experiment, task: Task) -> dict[str, Hyper
     kept = search_table(experiment.output, task.name)
     if not kept.is_file():
         return None
-    table = pd.read_csv(kept)
-    return _hyperparameters(table[table["chosen"]])
+    try:
+        table = pd.read_csv(kept)
+        return _hyperparameters(table[table["chosen"]])
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(
+            f"{kept}: cannot be read; remove it, and run python -m finetune"
+        ) from error
 
 
 def search_trials(
     experiment: Experiment, task: Task, encoders: Mapping[str, Sequence[int]]
 ) -> list[Trial]:
-    """List the runs of a task's search: every combination, for so many encoders of each size.
+    """List the runs of a task's search: every combination, for the first encoders of each size.
 
     Parameters
     ----------
@@ -164,18 +188,15 @@ def choose(results: pd.DataFrame) -> pd.DataFrame:
     Parameters
     ----------
     results : pandas.DataFrame
-        Columns size, pretrain_seed, batch_size, learning_rate, accuracy and, where some run
-        diverged, diverged; one row a trial. A trial that diverged has accuracy 0.
+        Columns size, pretrain_seed, batch_size, learning_rate, accuracy and diverged; one row a
+        trial. A trial that diverged has accuracy 0.
 
     Returns
     -------
     pandas.DataFrame
         Columns size, batch_size, learning_rate, accuracy (the average), pretraining_seeds and
-        diverged (how many), chosen; of equals the first is chosen.
+        diverged (how many), chosen; the first of those that are equally good is chosen.
     """
-    if "diverged" not in results:
-        results = results.assign(diverged=False)
-    results = results.assign(diverged=results["diverged"].eq(True))
     table = (
         results.groupby(["size", "batch_size", "learning_rate"], sort=False)
         .agg(
@@ -197,7 +218,7 @@ def show(table: pd.DataFrame, held_out: float) -> str:
     table : pandas.DataFrame
         From `choose`.
     held_out : float
-        Share of the training instances that the accuracies are of.
+        Share of the training instances on which the accuracies were computed.
 
     Returns
     -------
@@ -207,11 +228,11 @@ def show(table: pd.DataFrame, held_out: float) -> str:
     rows = []
     for (size, batch), group in table.groupby(["size", "batch_size"], sort=False):
         cells = {"size": size, "batch size": batch}
-        for _, one in group.iterrows():
-            cell = f"{one['accuracy']:.4f}{'*' if one['chosen'] else ' '}"
-            if one["diverged"]:
-                cell = f"{one['diverged']} diverged, {cell}"
-            cells[f"rate {one['learning_rate']:g}"] = cell
+        for _, row in group.iterrows():
+            cell = f"{row['accuracy']:.4f}{'*' if row['chosen'] else ' '}"
+            if row["diverged"]:
+                cell = f"{row['diverged']} diverged, {cell}"
+            cells[f"rate {row['learning_rate']:g}"] = cell
         rows.append(cells)
     seeds = table["pretraining_seeds"]
     number = f"{seeds.min()}" if seeds.min() == seeds.max() else f"{seeds.min()} to {seeds.max()}"
@@ -224,59 +245,43 @@ def show(table: pd.DataFrame, held_out: float) -> str:
     return f"{heading}\n{grid}"
 
 
-def held_out_rows(search: Search, rows: int) -> int:
-    """Count the training instances that a search holds out."""
-    return max(round(search.held_out * rows), 1)
-
-
 def is_tried(experiment: Experiment, trial: Trial) -> bool:
     """Whether the result of a trial is there."""
     return trial.result.is_file()
 
 
-def _parts(experiment: Experiment, trial: Trial) -> tuple[np.ndarray, np.ndarray]:
-    """Rows to train on and rows held out: the same for every trial of a task."""
-    assert experiment.finetuning.search is not None
-    rows = prepared_for(experiment, trial.run.task).training_rows(0)
-    rows = generator(derive_seed("search", trial.run.task), 0).permutation(rows)
-    held_out = held_out_rows(experiment.finetuning.search, len(rows))
-    return np.sort(rows[held_out:]), np.sort(rows[:held_out])
+def run_trial(session: FinetuningSession, trial: Trial, advance: Advance) -> str:
+    """Finetune with one combination, and keep its accuracy on the held-out instances.
 
+    Which are held out is the same for every trial of a task. A combination with which the run
+    diverges is as good as one that is always wrong.
 
-def _steps(experiment: Experiment, trial: Trial) -> int:
-    rows, _ = _parts(experiment, trial)
-    return total_steps(
-        len(rows), trial.run.hyperparameters.batch_size, experiment.finetuning.epochs
-    )
-
-
-def run_trial(experiment: Experiment, trial: Trial, advance: Advance) -> str:
-    """Finetune with one combination, and keep its accuracy on the held-out rows.
-
-    A combination with which the run diverges is as good as one that is always wrong.
+    Returns
+    -------
+    str
+        What was done, with the result.
     """
-    rows, held_out = _parts(experiment, trial)
-    run, hyper = trial.run, trial.run.hyperparameters
+    experiment, run, hyper = session.experiment, trial.run, trial.run.hyperparameters
+    assert experiment.finetuning.search is not None
+    prepared = session.prepared(run.task)
+    order = generator(derive_seed("search", run.task), 0).permutation(prepared.training_rows(0))
+    trained = searched_rows(experiment.finetuning.search, len(order))
+    held_out, rows = (np.sort(part) for part in np.split(order, [len(order) - trained]))
     steps = total_steps(len(rows), hyper.batch_size, experiment.finetuning.epochs)
-    train = prepared_for(experiment, run.task).train
     # Only the accuracy is kept, so nothing is done with the weights at the last step.
     keep = {steps: lambda run, weights: None}
     try:
-        engine = finetune(experiment, run, rows, trial.result.parent, keep, advance, {})
+        engine = finetune(session, run, rows, trial.result.parent, keep, advance, {})
     except Diverged:
         accuracy, diverged = 0.0, True
     else:
         diverged = False
-        inputs = {name: train[name][held_out] for name in INPUTS}
-        probability = predict_probabilities(engine.model, inputs, experiment.prediction.batch_size)
-        accuracy = float(np.mean(probability.argmax(axis=1) == train["label"][held_out]))
-    result = {
-        "size": run.size,
-        "pretrain_seed": run.pretrain_seed,
-        "batch_size": hyper.batch_size,
-        "learning_rate": hyper.learning_rate,
-        "accuracy": accuracy,
-        "diverged": diverged,
-    }
+        inputs = {name: prepared.train[name][held_out] for name in INPUTS}
+        predictor = session.predictor(engine)
+        probability = predictor.predict(inputs, experiment.prediction.batch_size)
+        gold = prepared.train["label"][held_out]
+        accuracy = float(np.mean(probability.argmax(axis=1) == gold))
+    values = (run.size, run.pretrain_seed, *astuple(hyper), accuracy, diverged)
+    result = dict(zip(_RESULT, values, strict=True))
     write_text(trial.result, json.dumps(result) + "\n")
     return f"finetuned search {run.name}: {result}"

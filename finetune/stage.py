@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
 
 from configs.errors import InputError
 from configs.folder import prepare_folder
-from configs.paths import classifier_file, classifier_folder, run_folder
+from configs.paths import classifier_file, run_folder
 from configs.schema import Experiment, Task
-from finetune.preparation import prepare_task, prepared_for
+from finetune.preparation import prepare_task, task_size
+from finetune.runs import (
+    FinetuningRun,
+    Hyperparameters,
+    checkpoint_steps,
+    folder_of,
+    total_steps,
+)
 from finetune.search import chosen_hyperparameters
-from finetune.training import FinetuningRun, Hyperparameters, finetune, total_steps
+from finetune.training import FinetuningSession, finetune
+from pretrain.encoders import largest_first, pretrained_seeds
 from pretrain.engine.divergence import has_diverged, log_skipped_runs
-from pretrain.engine.saved_arrays import write_arrays
+from pretrain.engine.runs import Run
+from pretrain.engine.saved_arrays import Arrays, write_arrays
+from pretrain.jobs.claims import tidy_run
 from pretrain.jobs.sharing import Advance, share_out
-from pretrain.stage import largest_first, pretrained_seeds, tidy_run
 
 logger = logging.getLogger(__name__)
 
@@ -49,8 +56,8 @@ def finetune_experiment(experiment: Experiment, workers: int) -> None:
         for seed in experiment.pretrain_seeds
         if seed not in encoders[size.name]
     ]
-    diverged = [run_folder(output, *one) for one in absent]
-    untrained = [one for one in absent if not has_diverged(run_folder(output, *one))]
+    diverged = [run_folder(output, *encoder) for encoder in absent]
+    untrained = [encoder for encoder in absent if not has_diverged(run_folder(output, *encoder))]
     if untrained:
         raise InputError(
             f"{output}: {len(untrained)} encoders are not pretrained yet "
@@ -61,7 +68,8 @@ def finetune_experiment(experiment: Experiment, workers: int) -> None:
     log_skipped_runs("encoders", diverged)
     for task in experiment.tasks:
         prepare_task(experiment, task)
-    chosen = chosen_hyperparameters(experiment, experiment.tasks, workers)
+    sizes = {task.name: task_size(experiment, task) for task in experiment.tasks}
+    chosen = chosen_hyperparameters(experiment, sizes, workers)
     runs = [
         run
         for task in experiment.tasks
@@ -75,18 +83,23 @@ def finetune_experiment(experiment: Experiment, workers: int) -> None:
     logger.info("finetuning: %d of %d runs to do", len(missing), len(runs))
     share_out(
         finetune_run,
+        FinetuningSession,
         experiment,
         missing,
         is_done=is_settled,
         claim=_claim,
-        steps=lambda run: steps_of(experiment, run),
+        steps=lambda run: total_steps(
+            sizes[run.task].train[run.fold],
+            run.hyperparameters.batch_size,
+            experiment.finetuning.epochs,
+        ),
         workers=workers,
         label="finetuning",
     )
 
 
 def is_settled(experiment: Experiment, run: FinetuningRun) -> bool:
-    """Whether a run is finetuned, or was given up because it diverged."""
+    """Whether a run is finetuned, or diverged."""
     return is_finetuned(experiment, run) or has_diverged(folder_of(experiment, run))
 
 
@@ -130,20 +143,7 @@ def is_finetuned(experiment: Experiment, run: FinetuningRun) -> bool:
     )
 
 
-def folder_of(experiment: Experiment, run: FinetuningRun) -> Path:
-    """Folder of a finetuning run."""
-    return classifier_folder(
-        experiment.output, run.task, run.size, run.pretrain_seed, run.finetune_seed, run.fold
-    )
-
-
-def steps_of(experiment: Experiment, run: FinetuningRun) -> int:
-    """Count the steps of one finetuning run."""
-    rows = prepared_for(experiment, run.task).training_rows(run.fold)
-    return total_steps(len(rows), run.hyperparameters.batch_size, experiment.finetuning.epochs)
-
-
-def finetune_run(experiment: Experiment, run: FinetuningRun, advance: Advance) -> str:
+def finetune_run(session: FinetuningSession, run: FinetuningRun, advance: Advance) -> str:
     """Finetune one classifier, and keep it at every checkpoint epoch.
 
     Returns
@@ -151,22 +151,19 @@ def finetune_run(experiment: Experiment, run: FinetuningRun, advance: Advance) -
     str
         What was done, with the last loss.
     """
+    experiment = session.experiment
     folder = folder_of(experiment, run)
-    rows = prepared_for(experiment, run.task).training_rows(run.fold)
-    epochs = experiment.finetuning.epochs
-    steps = total_steps(len(rows), run.hyperparameters.batch_size, epochs)
-    keep: dict[int, Any] = {}
-    for epoch in experiment.finetuning.checkpoints:
-        at = max(round(steps * epoch / epochs), 1)
-        if at in keep:
-            raise InputError(
-                f"{run.name}: {steps} steps are too few to tell its checkpoint epochs apart; "
-                "give fewer checkpoints or a smaller batch_size"
-            )
-        keep[at] = lambda _, weights, epoch=epoch: write_arrays(
-            classifier_file(folder, epoch), weights
-        )
+    rows = session.prepared(run.task).training_rows(run.fold)
+    epochs = checkpoint_steps(
+        experiment.finetuning, len(rows), run.hyperparameters.batch_size, run.name
+    )
+
+    def keep_as(epoch: float) -> Callable[[Run, Arrays], None]:
+        target = classifier_file(folder, epoch)
+        return lambda _, weights: write_arrays(target, weights)
+
+    keep = {step: keep_as(epoch) for step, epoch in epochs.items()}
     last: dict[str, float] = {}
-    finetune(experiment, run, rows, folder, keep, advance, last)
+    finetune(session, run, rows, folder, keep, advance, last)
     values = ", ".join(f"{name} {value:.3f}" for name, value in last.items())
-    return f"finetuned {run.name}: {steps} steps, {values}"
+    return f"finetuned {run.name}: {max(epochs)} steps, {values}"

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from pandas.api.types import infer_dtype
 
 from configs.errors import InputError
 from configs.schema import Examples, Task, World
@@ -17,7 +19,36 @@ from finetune.duplicates import count_removed, occurs_once
 from pretrain.engine.seeding import derive_seed, generator
 from pretrain.text.sources import load_rows, require_files
 
+if TYPE_CHECKING:
+    import datasets
+
 NON_ENTAILMENT = "non-entailment"
+
+COLUMNS = ("guid", "split", "text_a", "text_b", "label")
+"""Columns of every task's instances; metadata comes after them."""
+
+_PLAIN = {
+    **dict.fromkeys(("string", "empty"), "text"),
+    **dict.fromkeys(("integer", "floating", "mixed-integer-float"), "numbers"),
+    "boolean": "booleans",
+}
+"""What metadata may hold, by what pandas calls it."""
+
+
+@dataclass(frozen=True)
+class TaskSize:
+    """Numbers of instances of a task.
+
+    Attributes
+    ----------
+    train : tuple of int
+        Instances that the classifier of each fold is finetuned on.
+    evaluation : int
+        Instances that are predicted.
+    """
+
+    train: tuple[int, ...]
+    evaluation: int
 
 
 @dataclass(frozen=True)
@@ -47,9 +78,17 @@ class TaskData:
     folds: int
     removed: pd.DataFrame | None = None
 
+    @property
+    def size(self) -> TaskSize:
+        """Numbers of instances."""
+        if self.folds == 1:
+            return TaskSize((len(self.train),), len(self.evaluation))
+        train = (int(np.sum(self.fold_of_train != fold)) for fold in range(self.folds))
+        return TaskSize(tuple(train), len(self.evaluation))
+
 
 def load_task(task: Task, world: World | None) -> TaskData:
-    """Load the instances of a task.
+    """Load the instances of a task, and check that no later stage would refuse them.
 
     Parameters
     ----------
@@ -66,8 +105,9 @@ def load_task(task: Task, world: World | None) -> TaskData:
     ------
     InputError
         If a source cannot be read, a column is missing, a label is not one of the task's, a
-        guid stands twice, or nothing is left of a set without its duplicates; the message names
-        the task, the set and the row.
+        guid is missing or there twice, metadata is neither text nor numbers nor booleans, nothing
+        is left of a set without its duplicates, or there are fewer instances than folds; the
+        message names the task, the set and the row.
     """
     train = _read(task, "train", task.train, world)
     sets = [_read(task, name, source, world) for name, source in task.evaluation.items()]
@@ -98,8 +138,30 @@ def load_task(task: Task, world: World | None) -> TaskData:
     twice = data.evaluation["guid"].duplicated()
     if twice.any():
         guid = data.evaluation.loc[twice, "guid"].iloc[0]
-        raise InputError(f"tasks.{task.name}: the guid {guid!r} stands twice; make guids unique")
-    return data
+        raise InputError(f"tasks.{task.name}: the guid {guid!r} is there twice; make guids unique")
+    if len(data.evaluation) < data.folds:
+        raise InputError(
+            f"tasks.{task.name}.folds: {len(data.evaluation)} instances cannot be dealt into "
+            f"{data.folds} folds; give fewer folds"
+        )
+    return replace(data, evaluation=_with_plain_metadata(task, data.evaluation))
+
+
+def _with_plain_metadata(task: Task, instances: pd.DataFrame) -> pd.DataFrame:
+    """Write dates as text, and refuse metadata that the prediction tensor has no type for."""
+    for column in instances.columns.difference(list(COLUMNS), sort=False):
+        kind = infer_dtype(instances[column].dropna(), skipna=True)
+        if kind in ("date", "datetime", "datetime64"):
+            # JSON has no dates; a reader that finds some in text makes them of it.
+            instances = instances.assign(
+                **{column: instances[column].astype(str).where(instances[column].notna(), None)}
+            )
+        elif kind not in _PLAIN:
+            raise InputError(
+                f"tasks.{task.name}: the metadata {column!r} holds {kind} values; metadata is all "
+                "text, all numbers or all booleans, so leave it out or change the source"
+            )
+    return instances
 
 
 def require_local_files(tasks: Sequence[Task]) -> None:
@@ -164,41 +226,23 @@ def _read(task: Task, split: str, source: Examples, world: World | None) -> pd.D
         raise InputError(
             f"{where}: no column {missing[0]!r}; its columns are {', '.join(rows.column_names)}"
         )
-    label_values = rows.features[source.label]
+    reserved = set(source.metadata) & {*COLUMNS, "fold"}
+    if reserved:
+        raise InputError(
+            f"{where}.metadata: {min(reserved)!r} is what another column of the instances is "
+            "called; leave it out"
+        )
     table = rows.select_columns(list(dict.fromkeys(columns))).to_pandas()
     frame = pd.DataFrame({"text_a": table[source.text_a]})
     frame["text_b"] = table[source.text_b] if source.text_b is not None else None
-    names = getattr(label_values, "names", None)
-    labels = table[source.label].tolist()
-    if source.label_map is not None:
-        unknown = [str(one) for one in labels if str(one) not in source.label_map]
-        if unknown:
-            raise InputError(f"{where}.label_map: says nothing of the label {unknown[0]!r}; add it")
-        labels = [source.label_map[str(one)] for one in labels]
-    elif names is not None:
-        labels = [names[one] if isinstance(one, int) and one >= 0 else str(one) for one in labels]
-    frame["label"] = labels
-    if source.guid is not None:
-        frame["guid"] = table[source.guid].astype(str)
-    else:
-        numbers = range(len(frame)) if source.row is None else table[source.row].tolist()
-        frame["guid"] = [f"{split}-{row}" for row in numbers]
+    frame["guid"] = _guids(where, split, source, table)
+    frame["label"] = _labels(where, task, source, rows)
     frame["split"] = split
     for column in source.metadata:
         frame[column] = table[column]
     if source.label_map is not None:
         frame = frame[frame["label"].notna()].reset_index(drop=True)
-    allowed = set(task.labels)
-    # With folds, what is predicted is trained on as well.
-    if split != "train" and task.folds is None and "entailment" in allowed:
-        allowed.add(NON_ENTAILMENT)
-    wrong = ~frame["label"].isin(allowed)
-    if wrong.any():
-        row = frame[wrong].iloc[0]
-        raise InputError(
-            f"{where}: {row['guid']} has the label {row['label']!r}, which is not among "
-            f"{', '.join(task.labels)}; mend it, or map it in label_map"
-        )
+    _check_labels(where, frame, _allowed_labels(task, split))
     for column in ("text_a", "text_b") if source.text_b is not None else ("text_a",):
         bad = ~frame[column].map(lambda text: isinstance(text, str))
         if bad.any():
@@ -206,3 +250,73 @@ def _read(task: Task, split: str, source: Examples, world: World | None) -> pd.D
     if frame.empty:
         raise InputError(f"{where}: has no instances; check its split and label_map")
     return frame
+
+
+def _guids(where: str, split: str, source: Examples, table: pd.DataFrame) -> list[str]:
+    """Names of the instances: a column, or the split and a number."""
+    if source.guid is None:
+        numbers = range(len(table)) if source.row is None else table[source.row].tolist()
+        return [f"{split}-{number}" for number in numbers]
+    guids = table[source.guid]
+    if infer_dtype(guids, skipna=True) not in ("string", "integer", "empty"):
+        raise InputError(
+            f"{where}.guid: the column {source.guid!r} holds neither text nor integers"
+        )
+    missing = guids.isna() | (guids.astype(str) == "")
+    if missing.any():
+        raise InputError(
+            f"{where}.guid: row {int(missing.to_numpy().argmax())} has nothing in the column "
+            f"{source.guid!r}; fill it in"
+        )
+    return [str(guid) for guid in guids]
+
+
+def _labels(where: str, task: Task, source: Examples, rows: datasets.Dataset) -> list[str | None]:
+    """Labels of the rows as the task calls them; None where `label_map` leaves a row out."""
+    # Not by pandas, which makes floating-point numbers of integers where one is missing.
+    values = rows.select_columns([source.label]).to_dict()[source.label]
+    names = getattr(rows.features[source.label], "names", None)
+    if source.label_map is None:
+        if names is not None:
+            values = [
+                names[value] if isinstance(value, int) and value >= 0 else value for value in values
+            ]
+        return [None if value is None else _as_text(value, task.labels) for value in values]
+    labels = [_as_text(value, source.label_map) for value in values]
+    unknown = next((label for label in labels if label not in source.label_map), None)
+    if unknown is not None:
+        raise InputError(f"{where}.label_map: does not map the label {unknown!r}; add it")
+    return [source.label_map[label] for label in labels]
+
+
+def _as_text(value: Any, known: Collection[str]) -> str:
+    """Write a label as text: `true` and 1.0 as 1 where that is what is known."""
+    text = str(value)
+    if isinstance(value, bool | float) and text not in known and value == value // 1:
+        whole = str(int(value))
+        return whole if whole in known else text
+    return text
+
+
+def _allowed_labels(task: Task, split: str) -> list[str]:
+    # With folds, what is predicted is trained on as well.
+    if split != "train" and task.folds is None and "entailment" in task.labels:
+        return [*task.labels, NON_ENTAILMENT]
+    return task.labels
+
+
+def _check_labels(where: str, frame: pd.DataFrame, allowed: Sequence[str]) -> None:
+    wrong = ~frame["label"].isin(allowed)
+    if not wrong.any():
+        return
+    instance = frame[wrong].iloc[0]
+    label = instance["label"]
+    problem = (
+        "has no label"
+        if pd.isna(label)
+        else f"has the label {label!r}, which is not among {', '.join(allowed)}"
+    )
+    raise InputError(
+        f"{where}: {instance['guid']} {problem}; correct the source, or give a label_map such as "
+        f"{{{str(label)!r}: {allowed[0]!r}}}"
+    )

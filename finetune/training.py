@@ -1,10 +1,8 @@
-"""Finetuning of one classifier: what a run is, its engine, and its batches."""
+"""Finetuning of one classifier: its engine, its batches, and what a worker process keeps."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -14,65 +12,47 @@ from numpy.typing import NDArray
 from configs.paths import encoder_file, vocabulary_file
 from configs.schema import Experiment, Task
 from finetune.classifier import build_classifier, classification_loss, classification_totals
+from finetune.inference import Predictor
 from finetune.order import EpochOrder
-from finetune.preparation import INPUTS, prepared_for
+from finetune.preparation import INPUTS, Prepared, prepared_for
+from finetune.runs import FinetuningRun, total_steps
 from pretrain.engine.devices import strategy_scope, training_strategy
 from pretrain.engine.divergence import Watch
 from pretrain.engine.engine import Engine
+from pretrain.engine.loss_curves import open_recorder
 from pretrain.engine.optimizer import BertAdam
 from pretrain.engine.runs import Batch, Run, run_seeds
 from pretrain.engine.saved_arrays import Arrays, read_arrays, remove_leftovers
 from pretrain.jobs.sharing import Advance
-from pretrain.stage import open_recorder
 from pretrain.text.wordpiece import read_vocabulary
 
 
-@dataclass(frozen=True)
-class Hyperparameters:
-    """What the search chooses for a task and a size."""
-
-    batch_size: int
-    learning_rate: float
-
-
-@dataclass(frozen=True)
-class FinetuningRun:
-    """One classifier to finetune.
-
-    Attributes
-    ----------
-    task, size : str
-        Names.
-    pretrain_seed, finetune_seed, fold : int
-        Which encoder, which seed, which fold (0 where there are none).
-    hyperparameters : Hyperparameters
-        Batch size and learning rate.
-    """
-
-    task: str
-    size: str
-    pretrain_seed: int
-    finetune_seed: int
-    fold: int
-    hyperparameters: Hyperparameters
-
-    @property
-    def name(self) -> str:
-        """What the run is called in progress and errors."""
-        fold = f"/fold{self.fold}" if self.fold else ""
-        return f"{self.task}/{self.size}/p{self.pretrain_seed}f{self.finetune_seed}{fold}"
-
-
-def total_steps(instances: int, batch_size: int, epochs: int) -> int:
-    """Count the steps of a finetuning run: whole batches in all its epochs together."""
-    return max(instances * epochs // batch_size, 1)
-
-
 def build_finetuning_engine(
-    experiment: Experiment, task: Task, size: str, steps: int, vocabulary: int
+    experiment: Experiment,
+    task: Task,
+    size: str,
+    steps: int,
+    vocabulary: int,
+    strategy: Any = None,
 ) -> Engine:
-    """Build the engine that finetunes one size on one task."""
-    settings, strategy = experiment.finetuning, training_strategy()
+    """Build the engine that finetunes one size on one task.
+
+    Parameters
+    ----------
+    experiment : Experiment
+        Its `finetuning` settles the rest.
+    task : Task
+        Its labels are the classifier's.
+    size : str
+        Name of the size.
+    steps : int
+        Steps of a run.
+    vocabulary : int
+        Entries of the vocabulary.
+    strategy : tf.distribute.Strategy, optional
+        See `pretrain.engine.devices.training_strategy`; by default one device.
+    """
+    settings = experiment.finetuning
     with strategy_scope(strategy):
         model = build_classifier(
             experiment.size(size),
@@ -98,15 +78,58 @@ def build_finetuning_engine(
     )
 
 
-@lru_cache(maxsize=1)
-def _engine(experiment_json: str, task: str, size: str, steps: int) -> Engine:
-    experiment = Experiment.model_validate_json(experiment_json)
-    entries = len(read_vocabulary(vocabulary_file(experiment.output)))
-    return build_finetuning_engine(experiment, experiment.task(task), size, steps, entries)
+class FinetuningSession:
+    """What a worker process keeps between the classifiers that it finetunes.
+
+    Only the instances of the last task are kept, and the engine of the last task, size and number
+    of steps: the order of the runs is such that the next one often has the same.
+
+    Parameters
+    ----------
+    experiment : Experiment
+        The whole experiment; its encoders are pretrained and its tasks prepared.
+    """
+
+    def __init__(self, experiment: Experiment) -> None:
+        self.experiment = experiment
+        self._vocabulary = len(read_vocabulary(vocabulary_file(experiment.output)))
+        self._strategy = training_strategy()
+        self._prepared: tuple[str, Prepared] | None = None
+        self._built: tuple[tuple[str, str, int], Engine] | None = None
+        self._predictor: Predictor | None = None
+
+    def prepared(self, task: str) -> Prepared:
+        """Return the tokenized instances of a task."""
+        if self._prepared is None or self._prepared[0] != task:
+            self._prepared = None  # before the next task's take its memory
+            self._prepared = task, prepared_for(self.experiment, task)
+        return self._prepared[1]
+
+    def engine(self, task: str, size: str, steps: int) -> Engine:
+        """Return the engine that finetunes a size on a task in so many steps."""
+        key = (task, size, steps)
+        if self._built is None or self._built[0] != key:
+            self._built = self._predictor = None  # before the next one takes its memory
+            engine = build_finetuning_engine(
+                self.experiment,
+                self.experiment.task(task),
+                size,
+                steps,
+                self._vocabulary,
+                self._strategy,
+            )
+            self._built = key, engine
+        return self._built[1]
+
+    def predictor(self, engine: Engine) -> Predictor:
+        """Return what predicts with the weights that the last engine has."""
+        if self._predictor is None or self._predictor.model is not engine.model:
+            self._predictor = Predictor(engine.model)
+        return self._predictor
 
 
 def finetune(
-    experiment: Experiment,
+    session: FinetuningSession,
     run: FinetuningRun,
     rows: NDArray[np.int64],
     folder: Path,
@@ -119,8 +142,8 @@ def finetune(
 
     Parameters
     ----------
-    experiment : Experiment
-        The whole experiment.
+    session : FinetuningSession
+        What this process keeps.
     run : FinetuningRun
         Which classifier.
     rows : int64 array [row]
@@ -141,16 +164,17 @@ def finetune(
     Engine
         Holding the finetuned weights.
     """
-    settings, hyper = experiment.finetuning, run.hyperparameters
+    experiment, hyper = session.experiment, run.hyperparameters
+    settings = experiment.finetuning
     steps = total_steps(len(rows), hyper.batch_size, settings.epochs)
-    engine = _engine(experiment.model_dump_json(), run.task, run.size, steps)
-    prepared = prepared_for(experiment, run.task)
+    engine = session.engine(run.task, run.size, steps)
+    train = session.prepared(run.task).train
     order = EpochOrder(len(rows), hyper.batch_size, settings.shuffle)
 
-    def batch(one: Run, step: int) -> Batch:
-        chosen = rows[order.rows(one.seeds.order, step)]
-        arrays = {name: prepared.train[name][chosen].astype(np.int32) for name in INPUTS}
-        return {**arrays, "label": prepared.train["label"][chosen]}
+    def batch(run: Run, step: int) -> Batch:
+        chosen = rows[order.rows(run.seeds.order, step)]
+        arrays = {name: train[name][chosen].astype(np.int32) for name in INPUTS}
+        return {**arrays, "label": train["label"][chosen]}
 
     if start is None:
         encoder = encoder_file(experiment.output, run.size, run.pretrain_seed)

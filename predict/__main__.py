@@ -1,5 +1,20 @@
-"""``python -m predict``."""
+"""`python -m predict`."""
 
-from predict.command import main
+from __future__ import annotations
 
-main(prog_name="python -m predict")
+from typing import TYPE_CHECKING
+
+from configs.interruption import run_command
+
+if TYPE_CHECKING:
+    import click
+
+
+def _load() -> click.Command:
+    from predict.command import main
+
+    return main
+
+
+if __name__ == "__main__":
+    run_command(_load, "python -m predict")

@@ -8,14 +8,20 @@ from configs.errors import InputError
 from configs.paths import store_path
 from configs.schema import Experiment
 from finetune.classifier import build_classifier
-from finetune.inference import predict_probabilities
-from finetune.plan import task_size
+from finetune.inference import Predictor
+from finetune.preparation import task_size
 from predict.tensor.writing import finished_runs
 from pretrain.bert.cost import encoder_operations
 from pretrain.jobs.plans import Plan, PlannedRuns
 from pretrain.jobs.sharing import Advance
-from pretrain.jobs.timing import Timing, keep_seconds, seconds_per_step, time_sizes
-from pretrain.stage import vocabulary_size
+from pretrain.jobs.timing import (
+    Timing,
+    TimingSession,
+    keep_seconds,
+    seconds_per_step,
+    time_sizes,
+)
+from pretrain.preparation import vocabulary_size
 
 _BYTES = {"float16": 2, "float32": 4}
 
@@ -36,7 +42,7 @@ def prediction_plan(experiment: Experiment, workers: int, devices: str) -> Plan:
     -------
     Plan
         One entry a task and size; its runs are classifiers at one of their epochs. A task
-        whose data cannot be read is left out, and a line says why.
+        whose data cannot be read is not counted, and a line says why.
     """
     vocabulary = vocabulary_size(experiment)
     batch, length = experiment.prediction.batch_size, experiment.finetuning.sequence_length
@@ -49,7 +55,7 @@ def prediction_plan(experiment: Experiment, workers: int, devices: str) -> Plan:
         try:
             instances = task_size(experiment, task).evaluation
         except InputError as error:
-            unknown.append(f"{task.name} is left out: {error.message}")
+            unknown.append(f"{task.name} is not counted: {error.message}")
             continue
         store = store_path(experiment.output, task.name)
         finished = finished_runs(store) if store.exists() else set()
@@ -88,7 +94,7 @@ def prediction_plan(experiment: Experiment, workers: int, devices: str) -> Plan:
     return Plan("predicting", tuple(runs), workers, devices, tuple(unknown))
 
 
-def time_prediction(experiment: Experiment, timing: Timing, advance: Advance) -> str:
+def time_prediction(session: TimingSession, timing: Timing, advance: Advance) -> str:
     """Time the prediction of a batch by one size.
 
     Returns
@@ -96,6 +102,7 @@ def time_prediction(experiment: Experiment, timing: Timing, advance: Advance) ->
     str
         What was timed, with the seconds.
     """
+    experiment = session.experiment
     model = build_classifier(
         experiment.size(timing.size),
         vocabulary=timing.vocabulary,
@@ -103,6 +110,7 @@ def time_prediction(experiment: Experiment, timing: Timing, advance: Advance) ->
         labels=timing.labels,
         dropout=0.0,
     )
+    predictor = Predictor(model)
     length = experiment.finetuning.sequence_length
     rng = np.random.default_rng(0)
 
@@ -113,7 +121,7 @@ def time_prediction(experiment: Experiment, timing: Timing, advance: Advance) ->
             "segment_ids": np.zeros(shape, np.int32),
             "padding_mask": np.ones(shape, np.int32),
         }
-        predict_probabilities(model, inputs, rows)
+        predictor.predict(inputs, rows)
 
     seconds = seconds_per_step(step, timing.rows)
     keep_seconds(timing, seconds)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.metadata
 import logging
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -15,24 +14,23 @@ from configs.folder import prepare_folder, recorded_experiment
 from configs.paths import (
     classifier_file,
     classifier_folder,
-    prepared_instances,
     run_folder,
     store_path,
     vocabulary_file,
 )
 from configs.schema import Experiment, Task
 from finetune.classifier import build_classifier
-from finetune.inference import predict_probabilities
-from finetune.preparation import INPUTS, evaluation_frame, prepared_for
+from finetune.inference import Predictor
+from finetune.preparation import INPUTS, Prepared, evaluation_frame, is_prepared, prepared_for
 from predict.tensor.creating import create_store
 from predict.tensor.specification import TensorSpecification
 from predict.tensor.writing import are_finished, finish_runs, finished_runs, write_run
+from pretrain.encoders import largest_first
 from pretrain.engine.divergence import has_diverged, log_skipped_runs
 from pretrain.engine.engine import assign_weights
 from pretrain.engine.saved_arrays import read_arrays
 from pretrain.jobs.claims import claimed
 from pretrain.jobs.sharing import Advance, share_out
-from pretrain.stage import largest_first
 from pretrain.text.wordpiece import read_vocabulary
 
 logger = logging.getLogger(__name__)
@@ -79,7 +77,7 @@ def predict_experiment(experiment: Experiment, workers: int) -> None:
     diverged: list[Path] = []
     present = 0
     for task in experiment.tasks:
-        if not prepared_instances(output, task.name).is_file():
+        if not is_prepared(experiment, task):
             raise InputError(f"{output}: {task.name} is not finetuned; run python -m finetune")
         store = store_path(output, task.name)
         with claimed(experiment, f"store/{task.name}"):
@@ -95,8 +93,8 @@ def predict_experiment(experiment: Experiment, workers: int) -> None:
                             continue
                         if _is_whole(output, task, size.name, pretrain_seed, seed, epoch):
                             runs.append((seed, epoch))
-                        elif given_up := _diverged(output, task, size.name, pretrain_seed, seed):
-                            diverged += given_up
+                        elif folders := _diverged(output, task, size.name, pretrain_seed, seed):
+                            diverged += folders
                         else:
                             absent.append(
                                 f"{task.name}/{size.name}/p{pretrain_seed}f{seed}, epoch {epoch:g}"
@@ -116,6 +114,7 @@ def predict_experiment(experiment: Experiment, workers: int) -> None:
     logger.info("predicting: %d runs to do, %d done before", count, present)
     share_out(
         predict_item,
+        PredictionSession,
         experiment,
         items,
         is_done=is_predicted,
@@ -150,7 +149,7 @@ def _is_whole(
 
 
 def _diverged(output: Path, task: Task, size: str, pretrain_seed: int, seed: int) -> list[Path]:
-    """Folders of the runs without which a classifier cannot be, because they diverged."""
+    """Folders of the diverged runs for want of which a classifier is missing."""
     folders = [run_folder(output, size, pretrain_seed)] + [
         classifier_folder(output, task.name, size, pretrain_seed, seed, fold)
         for fold in range(task.folds or 1)
@@ -180,20 +179,48 @@ def _create(experiment: Experiment, task: Task, store: Path) -> None:
     )
 
 
-@lru_cache(maxsize=1)
-def _classifier(experiment_json: str, task: str, size: str):  # type: ignore[no-untyped-def]
-    experiment = Experiment.model_validate_json(experiment_json)
-    return build_classifier(
-        experiment.size(size),
-        vocabulary=len(read_vocabulary(vocabulary_file(experiment.output))),
-        positions=experiment.pretraining.sequence_length,
-        labels=len(experiment.task(task).labels),
-        dropout=0.0,
-        gelu=experiment.gelu,
-    )
+class PredictionSession:
+    """What a worker process keeps between the encoders whose classifiers it predicts with.
+
+    Only the instances of the last task are kept, and the classifier of the last task and size.
+
+    Parameters
+    ----------
+    experiment : Experiment
+        The whole experiment; its tasks are prepared.
+    """
+
+    def __init__(self, experiment: Experiment) -> None:
+        self.experiment = experiment
+        self._vocabulary = len(read_vocabulary(vocabulary_file(experiment.output)))
+        self._prepared: tuple[str, Prepared] | None = None
+        self._predictor: tuple[tuple[str, str], Predictor] | None = None
+
+    def prepared(self, task: str) -> Prepared:
+        """Return the tokenized instances of a task."""
+        if self._prepared is None or self._prepared[0] != task:
+            self._prepared = None  # before the next task's take its memory
+            self._prepared = task, prepared_for(self.experiment, task)
+        return self._prepared[1]
+
+    def predictor(self, task: str, size: str) -> Predictor:
+        """Return the classifier of a size on a task, with whatever weights it has."""
+        key = (task, size)
+        if self._predictor is None or self._predictor[0] != key:
+            self._predictor = None  # before the next one takes its memory
+            model = build_classifier(
+                self.experiment.size(size),
+                vocabulary=self._vocabulary,
+                positions=self.experiment.pretraining.sequence_length,
+                labels=len(self.experiment.task(task).labels),
+                dropout=0.0,
+                gelu=self.experiment.gelu,
+            )
+            self._predictor = key, Predictor(model)
+        return self._predictor[1]
 
 
-def predict_item(experiment: Experiment, item: PredictionItem, advance: Advance) -> str:
+def predict_item(session: PredictionSession, item: PredictionItem, advance: Advance) -> str:
     """Predict with the classifiers of one encoder, and write their slices.
 
     The slices are marked finished together, after the ensemble where it is complete.
@@ -203,10 +230,11 @@ def predict_item(experiment: Experiment, item: PredictionItem, advance: Advance)
     str
         What was done, with the mean accuracy at the last of the epochs.
     """
+    experiment = session.experiment
     task = experiment.task(item.task)
     store = store_path(experiment.output, item.task)
-    model = _classifier(experiment.model_dump_json(), item.task, item.size)
-    prepared = prepared_for(experiment, item.task)
+    predictor = session.predictor(item.task, item.size)
+    prepared = session.prepared(item.task)
     accuracy = 0.0
     for seed, epoch in item.runs:
         probability = np.empty((len(prepared.evaluation["fold"]), len(task.labels)), np.float32)
@@ -214,14 +242,12 @@ def predict_item(experiment: Experiment, item: PredictionItem, advance: Advance)
             folder = classifier_folder(
                 experiment.output, item.task, item.size, item.pretrain_seed, seed, fold
             )
-            weights = classifier_file(folder, epoch)
-            found = read_arrays(weights, made_by="python -m finetune")
-            assign_weights(model, found, str(weights))
+            file = classifier_file(folder, epoch)
+            weights = read_arrays(file, made_by="python -m finetune")
+            assign_weights(predictor.model, weights, str(file))
             rows = prepared.predicted_rows(fold)
             inputs = {name: prepared.evaluation[name][rows] for name in INPUTS}
-            probability[rows] = predict_probabilities(
-                model, inputs, experiment.prediction.batch_size
-            )
+            probability[rows] = predictor.predict(inputs, experiment.prediction.batch_size)
         correct = write_run(
             store,
             size=item.size,

@@ -1,6 +1,20 @@
-"""`python -m pretrain CONFIG`."""
+"""`python -m pretrain`."""
 
-from pretrain.command import main
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from configs.interruption import run_command
+
+if TYPE_CHECKING:
+    import click
+
+
+def _load() -> click.Command:
+    from pretrain.command import main
+
+    return main
+
 
 if __name__ == "__main__":
-    main(prog_name="python -m pretrain")
+    run_command(_load, "python -m pretrain")

@@ -13,8 +13,15 @@ from pretrain.bert.cost import pretraining_operations, pretraining_parameters
 from pretrain.engine.divergence import has_diverged
 from pretrain.jobs.plans import FLOAT32, Plan, PlannedRuns
 from pretrain.jobs.sharing import Advance
-from pretrain.jobs.timing import Timing, keep_seconds, seconds_per_step, time_sizes
-from pretrain.stage import build_engine, vocabulary_size
+from pretrain.jobs.timing import (
+    Timing,
+    TimingSession,
+    keep_seconds,
+    seconds_per_step,
+    time_sizes,
+)
+from pretrain.preparation import vocabulary_size
+from pretrain.training import build_pretraining_engine
 
 
 def pretraining_plan(experiment: Experiment, workers: int, devices: str) -> Plan:
@@ -107,23 +114,31 @@ def _import(experiment: Experiment, size: Size) -> dict[str, Any]:
     return {"steps": 0, "tokens": 0.0, "operations": 0.0, "disk": float(FLOAT32 * parameters)}
 
 
-def time_pretraining(experiment: Experiment, timing: Timing, advance: Advance) -> str:
+def time_pretraining(session: TimingSession, timing: Timing, advance: Advance) -> str:
     """Time a pretraining step of one size.
 
     Returns
     -------
     str
         What was timed, with the seconds.
+
+    Raises
+    ------
+    InputError
+        If a batch cannot be cut among the devices.
     """
-    size = experiment.size(timing.size)
-    engine = build_engine(experiment, size, timing.vocabulary)
+    experiment = session.experiment
+    engine = build_pretraining_engine(
+        experiment, experiment.size(timing.size), timing.vocabulary, session.strategy
+    )
+    engine.check_rows(timing.rows)
     rng = np.random.default_rng(0)
 
     def step(rows: int) -> None:
         batch = random_batch(experiment, rows, timing.vocabulary, rng)
         engine.steps({name: value[None] for name, value in batch.items()})
 
-    seconds = seconds_per_step(step, timing.rows)
+    seconds = seconds_per_step(step, timing.rows, engine.least_rows)
     keep_seconds(timing, seconds)
     advance(1)
     return f"timed {timing.size}: {seconds:.4g} s a step of {timing.rows} rows"

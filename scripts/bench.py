@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from configs.interruption import run_command
 from scripts import bench_analysis, bench_corpus, bench_peers, bench_training
 
 
@@ -18,4 +19,4 @@ def main(context: click.Context) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(lambda: main, "python -m scripts.bench")

@@ -32,6 +32,7 @@ from numpy.typing import NDArray
 from scipy.stats import fisher_exact
 from tabulate import tabulate
 
+from configs.interruption import run_command
 from predict.tensor.creating import create_store
 from predict.tensor.opening import open_store
 from predict.tensor.specification import TensorSpecification
@@ -529,4 +530,4 @@ def main(instances: int, bootstrap: bool, imports: bool, memory: bool) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(lambda: main, "python -m scripts.bench_analysis")

@@ -22,6 +22,8 @@ from pathlib import Path
 import click
 import numpy as np
 
+from configs.interruption import run_command
+
 _LEXICON = 400_000
 _VOCABULARY = 30_522
 _TRAINING_BYTES = 4_000_000
@@ -250,4 +252,4 @@ def main(megabytes: int, peer_megabytes: int) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(lambda: main, "python -m scripts.bench_corpus")

@@ -6,7 +6,6 @@ a process of its own, on all cores, in turn; rates are medians over the rounds.
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import tempfile
 import time
@@ -18,7 +17,9 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
+from configs.interruption import run_command
 from configs.loading import load_experiment
+from configs.processes import Send, messages_from
 from configs.schema import Experiment, Size
 from pretrain.batches.random_batch import random_batch
 
@@ -34,14 +35,14 @@ def engine_rate(experiment: Experiment, size: Size, rows: int, steps: int) -> fl
     from pretrain.jobs.backend import start_backend
 
     start_backend(Path(tempfile.gettempdir()) / f"bench-backend-{os.getpid()}.log", for_good=True)
-    from pretrain.stage import build_engine
+    from pretrain.training import build_pretraining_engine
 
     rng = np.random.default_rng(0)
-    engine = build_engine(experiment, size, VOCABULARY)
+    engine = build_pretraining_engine(experiment, size, VOCABULARY)
 
     def advance(count: int) -> None:
         made = [random_batch(experiment, rows, VOCABULARY, rng) for _ in range(count)]
-        engine.steps({name: np.stack([one[name] for one in made]) for name in made[0]})
+        engine.steps({name: np.stack([batch[name] for batch in made]) for name in made[0]})
 
     return rate(advance, steps)
 
@@ -83,7 +84,7 @@ def transformers_rate(experiment: Experiment, size: Size, rows: int, steps: int)
                 "labels": labels,
                 "next_sentence_label": batch["is_random"].astype(np.int64),
             }
-            loss = model(**{name: torch.from_numpy(one) for name, one in tensors.items()}).loss
+            loss = model(**{name: torch.from_numpy(array) for name, array in tensors.items()}).loss
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
@@ -102,8 +103,12 @@ def rate(advance: Callable[[int], None], steps: int) -> float:
 
 def alone(measure: Callable[..., float], *arguments: Any) -> float:
     """Measure in a new process, so that no peer's threads disturb another."""
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(measure, arguments)
+    (measured,) = messages_from(_send_rate, [(measure, *arguments)], name="benchmark")
+    return float(measured)
+
+
+def _send_rate(send: Send, measure: Callable[..., float], *arguments: Any) -> None:
+    send(measure(*arguments))
 
 
 def rows_for(size: Size) -> int:
@@ -141,4 +146,4 @@ def main(steps: int, rounds: int) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(lambda: main, "python -m scripts.bench_peers")

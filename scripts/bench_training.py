@@ -20,6 +20,7 @@ import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
 
+from configs.interruption import run_command
 from configs.loading import load_experiment
 from configs.schema import Experiment
 from predict.tensor.contract import instances_path
@@ -64,9 +65,9 @@ def measure_throughput(
     from pretrain.bert.encoder import pretraining_loss
     from pretrain.engine.optimizer import BertAdam
     from pretrain.engine.runs import Run, run_seeds
-    from pretrain.stage import build_engine
     from pretrain.text.corpus import open_corpus
     from pretrain.text.wordpiece import read_vocabulary
+    from pretrain.training import build_pretraining_engine
 
     vocabulary = read_vocabulary(vocabulary_file(experiment.output))
     batches = PairBatches(experiment, open_corpus(experiment.output / "corpus"), vocabulary)
@@ -76,8 +77,8 @@ def measure_throughput(
     run = Run("bench", folder, run_seeds("bench", size_name), settings.learning_rate)
     made = [batches(run, step) for step in range(steps)]
 
-    engine = build_engine(experiment, size, len(vocabulary))
-    peer = build_engine(experiment, size, len(vocabulary)).model
+    engine = build_pretraining_engine(experiment, size, len(vocabulary))
+    peer = build_pretraining_engine(experiment, size, len(vocabulary)).model
 
     class Pretraining(keras.Model):
         """The plain Keras way to train on several outputs with one loss."""
@@ -113,7 +114,7 @@ def measure_throughput(
         )
 
     # Outside the timed part, as the engine's batches are made before it too.
-    stacked = {name: np.stack([one[name] for one in made]) for name in made[0]}
+    stacked = {name: np.stack([batch[name] for batch in made]) for name in made[0]}
     dataset = tf.data.Dataset.from_tensor_slices(stacked).prefetch(2)
 
     def train_fit() -> None:
@@ -156,18 +157,21 @@ def accuracy_from_random_weights(
     from tqdm import tqdm
 
     from configs.paths import encoder_file
-    from finetune.inference import predict_probabilities
-    from finetune.preparation import INPUTS, evaluation_frame, prepared_for
-    from finetune.search import chosen_hyperparameters
-    from finetune.training import FinetuningRun, finetune, total_steps
+    from finetune.preparation import INPUTS, evaluation_frame
+    from finetune.runs import FinetuningRun, total_steps
+    from finetune.search import known_hyperparameters
+    from finetune.training import FinetuningSession, finetune
     from predict.tensor.correctness import correctness
     from pretrain.engine.initial_weights import initial_weights
     from pretrain.engine.runs import run_seeds
     from pretrain.engine.saved_arrays import read_arrays
 
     task = experiment.task(task_name)
-    hyper = chosen_hyperparameters(experiment, [task], 1)[task.name][size_name]
-    prepared = prepared_for(experiment, task_name)
+    chosen = known_hyperparameters(experiment, task)
+    assert chosen is not None  # the experiment is finetuned
+    hyper = chosen[size_name]
+    session = FinetuningSession(experiment)
+    prepared = session.prepared(task_name)
     rows, predicted = prepared.training_rows(0), prepared.predicted_rows(0)
     steps = total_steps(len(rows), hyper.batch_size, experiment.finetuning.epochs)
     gold = evaluation_frame(experiment, task_name)["label"].to_numpy(object)[predicted]
@@ -186,12 +190,11 @@ def accuracy_from_random_weights(
         folder = Path(tempfile.mkdtemp())
         keep = {steps: lambda run, weights: None}
         try:
-            engine = finetune(
-                experiment, run, rows, folder, keep, lambda steps: None, {}, start=start
-            )
+            engine = finetune(session, run, rows, folder, keep, lambda steps: None, {}, start=start)
         finally:
             shutil.rmtree(folder)
-        probability = predict_probabilities(engine.model, inputs, experiment.prediction.batch_size)
+        predictor = session.predictor(engine)
+        probability = predictor.predict(inputs, experiment.prediction.batch_size)
         accuracies.append(correctness(probability, gold, task.labels))
     return np.mean(accuracies, axis=0)
 
@@ -268,4 +271,4 @@ def _compare_sizes(
 
 
 if __name__ == "__main__":
-    main()
+    run_command(lambda: main, "python -m scripts.bench_training")

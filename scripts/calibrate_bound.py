@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from tabulate import tabulate
 from tqdm import tqdm
 
+from configs.interruption import run_command
 from scripts.calibration import Calibration, Scenario, calibrate, interval_coverage
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "calibration.md"
@@ -243,4 +244,4 @@ def _worst(results: list[Calibration], simulations: int) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(lambda: main, "python -m scripts.calibrate_bound")

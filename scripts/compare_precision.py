@@ -17,6 +17,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from configs.errors import InputError
+from configs.interruption import run_command
 from configs.loading import load_experiment
 from configs.schema import Experiment
 from pretrain.jobs.backend import backend_log, start_backend
@@ -32,7 +33,7 @@ LAST = 0.1
 def variant_of(experiment: Experiment, size: str, name: str, output: Path) -> Experiment:
     """Change an experiment to one size, one variant and a folder of its own."""
     plain = experiment.model_dump(mode="json")
-    plain["sizes"] = [one for one in plain["sizes"] if one["name"] == size]
+    plain["sizes"] = [entry for entry in plain["sizes"] if entry["name"] == size]
     plain["pretraining"] |= VARIANTS[name]
     plain["output"] = str(output / size / name)
     return Experiment.model_validate(plain)
@@ -96,7 +97,7 @@ def main(config: Path, size: str | None, out: Path, workers: int) -> None:
     """Pretrain one size of CONFIG in each variant, and print what that does to the loss."""
     experiment = load_experiment(config)
     size = size or experiment.sizes[-1].name
-    if size not in [one.name for one in experiment.sizes]:
+    if size not in [known.name for known in experiment.sizes]:
         raise InputError(f"{config}: has no size {size!r}; name one of its sizes")
     start_backend(backend_log(out))
     from pretrain.stage import pretrain_experiment
@@ -111,4 +112,4 @@ def main(config: Path, size: str | None, out: Path, workers: int) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(lambda: main, "python -m scripts.compare_precision")

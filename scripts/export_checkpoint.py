@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from configs.errors import InputError
+from configs.interruption import run_command
 from configs.loading import load_experiment
 from pretrain.jobs.backend import backend_log, start_backend
 
@@ -88,4 +89,4 @@ def _checkpoint(epochs: list[float], wanted: float | None) -> float:
 
 
 if __name__ == "__main__":
-    main(prog_name="python -m scripts.export_checkpoint")
+    run_command(lambda: main, "python -m scripts.export_checkpoint")

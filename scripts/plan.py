@@ -11,12 +11,14 @@ from pathlib import Path
 import click
 
 from configs.errors import InputError
-from pretrain.jobs.frame import PlanStage, show_plans, workers_option
+from configs.interruption import run_command
+from pretrain.jobs.frame import PlanStage, devices_option, show_plans, workers_option
 
 
 @click.command()
 @click.argument("config", type=click.Path(path_type=Path))
 @workers_option
+@devices_option
 @click.option(
     "--limit-hours",
     type=click.FloatRange(min=0, min_open=True),
@@ -44,4 +46,4 @@ def _load() -> Sequence[PlanStage]:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(lambda: main, "python -m scripts.plan")

@@ -15,6 +15,7 @@ from analysis.bootstrap.draws import draw_indices, weights_of
 from analysis.bootstrap.intervals import interval, repeated_draws
 from analysis.bootstrap.variances import count_moments, resample_differences
 from configs.errors import InputError
+from configs.interruption import run_command
 from predict.tensor.opening import open_store
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "validation.md"
@@ -228,4 +229,4 @@ def _agreement(
 
 
 if __name__ == "__main__":
-    main()
+    run_command(lambda: main, "python -m scripts.validate_against_100_runs")

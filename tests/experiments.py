@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from configs.schema import Experiment
-from pretrain.jobs.sharing import Work
+from pretrain.jobs.sharing import OpenSession, Work
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -136,9 +136,17 @@ def work_here() -> Iterator[None]:
     import predict.stage
     import pretrain.stage
 
-    def share_out(work: Work, experiment: Experiment, items: Sequence[Any], **options: Any) -> None:
+    def share_out(
+        work: Work[Any, Any],
+        open_session: OpenSession[Any],
+        experiment: Experiment,
+        items: Sequence[Any],
+        **options: Any,
+    ) -> None:
+        if items:
+            session = open_session(experiment)
         for item in items:
-            work(experiment, item, lambda steps: None)
+            work(session, item, lambda steps: None)
 
     start_training_library()
     with pytest.MonkeyPatch.context() as patch:

@@ -165,8 +165,8 @@ def test_a_limit_on_the_size_of_files_is_like_a_full_disk(finished: Path, tmp_pa
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_loss_curves_that_cannot_be_written_are_recognised(small_disk: Path) -> None:
-    from pretrain.engine.runs import run_seeds
-    from pretrain.stage import Run, open_recorder
+    from pretrain.engine.loss_curves import open_recorder
+    from pretrain.engine.runs import Run, run_seeds
 
     run = Run("base/p1", small_disk / "run", run_seeds("pretrain", "base/p1"), 0.001)
     run.folder.mkdir()

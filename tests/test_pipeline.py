@@ -184,7 +184,7 @@ def test_the_stages_go_on_without_an_encoder_that_diverged(
         for stage in (pretrain_experiment, finetune_experiment, predict_experiment):
             caplog.clear()
             stage(experiment, 1)
-            assert "1 runs diverged before and are left out" in caplog.text
+            assert "1 runs diverged before and are skipped" in caplog.text
             assert "out/pretrain/base/p1/diverged.json" in caplog.text
     assert not (folder / "encoder.safetensors").exists()
     tensor = open_tensor(tmp_path)

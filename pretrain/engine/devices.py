@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 from configs.errors import InputError
@@ -46,7 +45,7 @@ class Devices:
         if self.kind != "TPU" and per_run > self.count:
             raise InputError(
                 f"--devices-per-run: {per_run} is more than the {self.count} {self.kind} devices "
-                "that there are"
+                "present; give fewer"
             )
         return 1 if self.kind == "TPU" else self.count // per_run
 
@@ -66,16 +65,17 @@ def devices_present() -> Devices:
     if address:
         return Devices("TPU", 0, f"the TPU {address}")
     for kind in ("TPU", "GPU"):
-        found = tf.config.list_physical_devices(kind)
-        if found:
-            details = tf.config.experimental.get_device_details(found[0]) if kind == "GPU" else {}
-            return Devices(kind, len(found), f"{len(found)} {details.get('device_name', kind)}")
+        devices = tf.config.list_physical_devices(kind)
+        if devices:
+            details = tf.config.experimental.get_device_details(devices[0]) if kind == "GPU" else {}
+            name = details.get("device_name", kind)
+            return Devices(kind, len(devices), f"{len(devices)} {name}")
     cores = os.cpu_count() or 1
     return Devices("CPU", cores, f"{cores} CPU cores")
 
 
 def devices_per_run() -> int:
-    """How many devices share each batch of a run, as the command was told; 1 by default.
+    """Read how many devices share each batch of a run from the environment; 1 by default.
 
     Raises
     ------
@@ -113,9 +113,8 @@ def take_devices(worker: int) -> None:
         )
 
 
-@lru_cache(maxsize=1)
 def training_strategy() -> Any:
-    """How this process shares out batches.
+    """Make the strategy by which this process shares out batches; once in a process.
 
     Returns
     -------
@@ -139,5 +138,5 @@ def training_strategy() -> Any:
 
 
 def strategy_scope(strategy: Any) -> AbstractContextManager[Any]:
-    """Scope in which the variables of a strategy are made; None has none."""
+    """Scope in which the variables of a strategy are made; an empty one for None."""
     return nullcontext() if strategy is None else strategy.scope()

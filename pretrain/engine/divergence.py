@@ -1,4 +1,4 @@
-"""Runs whose loss diverges: when a run is given up, and what is kept of that."""
+"""Runs that diverge: when to stop a run, and the record that is kept of it."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ _RECORD = "diverged.json"
 
 
 class Diverged(Exception):
-    """A run that is given up.
+    """A run was stopped because it diverges.
 
     Parameters
     ----------
     run : str
         Name of the run.
     step : int
-        Steps done when it was given up.
+        Steps done when it was stopped.
     loss : float
         Its loss then.
     reason : str
-        What was seen.
+        Why, such as `the loss is nan`.
     """
 
     def __init__(self, run: str, step: int, loss: float, reason: str) -> None:
@@ -48,18 +48,18 @@ class Diverged(Exception):
 
 @dataclass(frozen=True)
 class Watch:
-    """When a run is given up.
+    """When to stop a run.
 
-    At once where its loss or a weight is not finite; otherwise when its loss has been above
-    `limit` at every one of `steps` steps in a row. A run that learns nothing, with the loss
-    of guessing, goes on: such runs are part of the variance under study.
+    Stop a run at once when its loss or a weight is not finite, and stop a run whose loss stays
+    above `limit` for `steps` steps in a row. A run that learns nothing, whose loss is that of
+    guessing, goes on: such runs are part of the variance under study.
 
     Attributes
     ----------
     limit : float
         In nats; several times the loss of guessing.
     steps : int
-        How long the loss may stay there.
+        Steps for which the loss may stay above it, less one.
     """
 
     limit: float = float("inf")
@@ -67,11 +67,11 @@ class Watch:
 
     @classmethod
     def beyond_guessing(cls, settings: Divergence, guessing: float) -> Watch:
-        """Watch of a stage, given the loss of guessing in nats."""
+        """Make the watch of a stage from its settings and the loss of guessing, in nats."""
         return cls(settings.factor * guessing, settings.steps)
 
     def check_losses(self, run: str, first: int, loss: NDArray[np.float32], above: int) -> int:
-        """Look at the losses of some steps.
+        """Check the losses of some steps.
 
         Parameters
         ----------
@@ -109,7 +109,7 @@ class Watch:
         loss: NDArray[np.float32],
         weights: Mapping[str, NDArray[Any]],
     ) -> None:
-        """Look at the weights after a step: the loss of that step was taken before it.
+        """Check the weights after a step, whose loss was computed before it.
 
         Raises
         ------
@@ -122,12 +122,12 @@ class Watch:
 
 
 def divergence_file(folder: Path) -> Path:
-    """Record of a run that was given up; it is trained again when this is removed."""
+    """Record of a run that diverged; the run is trained again when this is removed."""
     return folder / _RECORD
 
 
 def record_divergence(folder: Path, diverged: Diverged, learning_rate: float) -> None:
-    """Keep in a run's folder that it was given up, at which step, and why."""
+    """Record in a run's folder that it diverged, at which step, and why."""
     record = {
         "run": diverged.run,
         "step": diverged.step,
@@ -140,24 +140,24 @@ def record_divergence(folder: Path, diverged: Diverged, learning_rate: float) ->
 
 
 def has_diverged(folder: Path) -> bool:
-    """Whether the run of a folder was given up."""
+    """Whether the run of a folder diverged."""
     return divergence_file(folder).is_file()
 
 
 def log_skipped_runs(stage: str, folders: Iterable[Path]) -> None:
-    """Say in one line which runs a stage leaves out because they diverged before.
+    """Log in one line which runs a stage skips because they diverged before.
 
     Parameters
     ----------
     stage : str
-        What the line starts with.
+        What the line begins with.
     folders : iterable of Path
         Of runs that are not finished.
     """
     diverged = [divergence_file(folder) for folder in folders if has_diverged(folder)]
     if diverged:
         logger.info(
-            "%s: %d runs diverged before and are left out; to train one on from its last good "
+            "%s: %d runs diverged before and are skipped; to train one on from its last good "
             "checkpoint, remove its record: %s",
             stage,
             len(diverged),

@@ -1,10 +1,10 @@
-"""The training engine: takes a list of runs of one architecture that differ only in seeds.
+"""The training engine: trains runs of one architecture that differ only in seeds.
 
 On the TensorFlow backend the runs go one after another through one compiled step. (A loop over
 steps inside the compiled function is a quarter slower: TensorFlow optimizes less in there.) A
-run's state is its trainable variables, its optimizer's
-variables and its dropout generators; nothing else carries over from step to step, because
-the batch of a run at a step is a pure function of the run and the step.
+run's state is its trainable variables, its optimizer's variables and its dropout generators;
+nothing else carries over from step to step, because the batch of a run at a step is a pure
+function of the run and the step.
 """
 
 from __future__ import annotations
@@ -56,10 +56,10 @@ def assign_weights(model: keras.Model, weights: Mapping[str, NDArray[Any]], sour
     for variable in model.trainable_variables:
         value = weights.get(variable.path)
         if value is None or value.shape != tuple(variable.shape):
-            found = "nothing" if value is None else f"shape {value.shape}"
+            shape = "is missing" if value is None else f"has shape {value.shape}"
             raise InputError(
-                f"{source}: {variable.path} should have shape {tuple(variable.shape)}, found "
-                f"{found}; the weights are of another architecture"
+                f"{source}: {variable.path} {shape} and should have shape "
+                f"{tuple(variable.shape)}; the weights are of another architecture"
             )
         variable.assign(value)
 
@@ -89,9 +89,9 @@ class Engine:
     initializer_range : float
         Standard deviation of initial weights.
     watch : Watch, optional
-        When a run is given up; by default only where its loss or weights are not finite.
+        When to stop a run; by default only where its loss or weights are not finite.
     steps_per_call : int
-        Steps whose batches are made at a time, one group ahead of the training.
+        Steps whose batches are made together, while the steps before them are taken.
     """
 
     def __init__(
@@ -134,6 +134,27 @@ class Engine:
             if not variable.path.endswith("learning_rate")
         }
         self._step: Any = None
+
+    @property
+    def least_rows(self) -> int:
+        """Fewest rows that can be cut among the devices, and there into parts."""
+        devices = 1 if self.strategy is None else int(self.strategy.num_replicas_in_sync)
+        return devices * self.accumulate
+
+    def check_rows(self, rows: int) -> None:
+        """Check that a batch can be cut into equal parts.
+
+        Raises
+        ------
+        InputError
+            If it cannot.
+        """
+        if rows % self.least_rows:
+            raise InputError(
+                f"batch_size: {rows} cannot be cut into equal parts for "
+                f"{self.least_rows // self.accumulate} devices with accumulate "
+                f"{self.accumulate}; give other --devices-per-run"
+            )
 
     def weights(self) -> Arrays:
         """Trainable variables as they are now, by path."""
@@ -259,14 +280,9 @@ class Engine:
             return batch
         import tensorflow as tf
 
-        devices = self.strategy.num_replicas_in_sync
         rows = len(next(iter(batch.values())))
-        if rows % (devices * self.accumulate):
-            raise InputError(
-                f"batch_size: {rows} cannot be cut into equal parts for {devices} devices with "
-                f"accumulate {self.accumulate}; give other --devices-per-run"
-            )
-        share = rows // devices
+        self.check_rows(rows)
+        share = rows // self.strategy.num_replicas_in_sync
 
         def own(context: Any) -> dict[str, Any]:
             begin = context.replica_id_in_sync_group * share
@@ -298,7 +314,8 @@ class Engine:
         ]
         # Read only now, so that no step waits for the scalars of the one before.
         return {
-            name: np.array([float(one[name]) for one in taken], np.float32) for name in taken[0]
+            name: np.array([float(scalars[name]) for scalars in taken], np.float32)
+            for name in taken[0]
         }
 
     def train(
@@ -342,9 +359,9 @@ class Engine:
         """
         stops = sorted({*range(checkpoint_every, total_steps, checkpoint_every), *keep})
         for run in runs:
-            self._train_one(run, batch, stops, checkpoint_every, keep, recorder, on_progress)
+            self._train_run(run, batch, stops, checkpoint_every, keep, recorder, on_progress)
 
-    def _train_one(
+    def _train_run(
         self,
         run: Run,
         batch: Callable[[Run, int], Batch],
@@ -405,7 +422,7 @@ class Engine:
 
         def make(span: tuple[int, int]) -> Batch:
             made = [batch(run, step) for step in range(*span)]
-            return {name: np.stack([one[name] for one in made]) for name in made[0]}
+            return {name: np.stack([step[name] for step in made]) for name in made[0]}
 
         with ThreadPoolExecutor(1) as ahead:
             coming = ahead.submit(make, spans[0]) if spans else None

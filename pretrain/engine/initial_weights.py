@@ -31,7 +31,7 @@ def initial_weights(
         Shape of each variable by its path. The draw of a variable depends on the seed and
         on its place among the sorted paths.
     seed : int
-        From `pretrain.seeding.derive_seed`.
+        From `pretrain.engine.seeding.derive_seed`.
     standard_deviation : float
         Of the normal distribution before it is truncated; 0.02 in BERT.
     known : collection of str

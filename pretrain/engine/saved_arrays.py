@@ -39,7 +39,7 @@ def checksum(arrays: Mapping[str, NDArray[Any]]) -> str:
 def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
     """Write named arrays and their checksum to a safetensors file, whole or not at all.
 
-    The file takes its place once it reads back right from the disk.
+    The file takes its place once it reads back equal from the disk.
 
     Raises
     ------
@@ -124,8 +124,9 @@ def write_checkpoint(folder: Path, step: int, state: Mapping[str, NDArray[Any]])
         As `write_arrays`; the states before it stay.
     """
     write_arrays(checkpoint_path(folder, step), state)
-    for _, older in [one for one in _checkpoints(folder) if one[0] <= step][:-_KEPT]:
-        older.unlink(missing_ok=True)
+    before = [path for done, path in _checkpoints(folder) if done <= step]
+    for path in before[:-_KEPT]:
+        path.unlink(missing_ok=True)
 
 
 def read_newest_checkpoint(folder: Path) -> tuple[int, Arrays] | None:
@@ -139,17 +140,17 @@ def read_newest_checkpoint(folder: Path) -> tuple[int, Arrays] | None:
         Steps done, and the state; None if the run has to start anew.
     """
     damaged: list[Path] = []
-    found = None
+    newest = None
     for step, path in reversed(_checkpoints(folder)):
         try:
-            found = step, read_arrays(path)
+            newest = step, read_arrays(path)
             break
         except InputError:
             damaged.append(path)
-    instead = f"goes on from step {found[0]}" if found else "starts anew, none before it is whole"
+    instead = f"goes on from step {newest[0]}" if newest else "starts anew, none before it is whole"
     for path in damaged:
         logger.warning("%s: is truncated or damaged; the run %s", path, instead)
-    return found
+    return newest
 
 
 def remove_checkpoints(folder: Path) -> None:

@@ -135,7 +135,7 @@ def permuted(seed: int, epoch: int, places: NDArray[np.int64], n: int) -> NDArra
     Parameters
     ----------
     seed, epoch : int
-        Together they settle the permutation.
+        Together they determine the permutation.
     places : int64 array [...]
         From 0 to n - 1.
     n : int
@@ -156,10 +156,10 @@ def permuted(seed: int, epoch: int, places: NDArray[np.int64], n: int) -> NDArra
             left, right = right, left ^ (_mixed(right ^ key) & mask)
         return (left << half) | right
 
-    found = once(np.asarray(places).astype(np.uint64))
-    while (outside := found >= np.uint64(n)).any():
-        found[outside] = once(found[outside])
-    return found.astype(np.int64)
+    entries = once(np.asarray(places).astype(np.uint64))
+    while (outside := entries >= np.uint64(n)).any():
+        entries[outside] = once(entries[outside])
+    return entries.astype(np.int64)
 
 
 def _mixed(value: NDArray[np.uint64]) -> NDArray[np.uint64]:

@@ -22,6 +22,7 @@ import filelock
 from configs.errors import InputError
 from configs.paths import claim_file
 from configs.schema import Experiment
+from pretrain.engine.saved_arrays import has_remains, remove_checkpoints, remove_leftovers
 
 logger = logging.getLogger(__name__)
 
@@ -139,18 +140,39 @@ class Claim:
 
 @contextmanager
 def claimed(experiment: Experiment, name: str) -> Iterator[None]:
-    """Have a claim, after waiting for it if need be; a line in the log says for whom.
+    """Hold a claim, after waiting for it if another process has it; the log names that process.
 
     For what must be there before runs are shared out, such as the vocabulary.
     """
     claim = Claim(experiment, name)
-    told = None
+    awaited = None
     while not claim.take():
-        if (owner := claim.owner) != told:
+        if (owner := claim.owner) != awaited:
             logger.info("%s: waiting for %s", name, owner)
-            told = owner
+            awaited = owner
         time.sleep(SECONDS_BETWEEN_LOOKS)
     try:
         yield
     finally:
         claim.give_back()
+
+
+def tidy_run(experiment: Experiment, folder: Path, name: str) -> None:
+    """Remove what is left in the folder of a finished run whose process was killed just then.
+
+    Parameters
+    ----------
+    experiment : Experiment
+        The whole experiment.
+    folder : Path
+        The run's folder.
+    name : str
+        Name of its claim.
+    """
+    claim = Claim(experiment, name)
+    if (claim.path.exists() or has_remains(folder)) and claim.take():
+        try:
+            remove_leftovers(folder)
+            remove_checkpoints(folder)
+        finally:
+            claim.give_back()

@@ -1,59 +1,47 @@
-"""Runs shared out among worker processes, with one progress bar."""
+"""Items of work shared out among worker processes, and among commands on one folder."""
 
 from __future__ import annotations
 
-import importlib
 import logging
-import multiprocessing
 import pickle
-import threading
 import time
-import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from multiprocessing.queues import Queue
-from queue import Empty
-from typing import Any
-
-from tqdm import tqdm
+from contextlib import closing
+from typing import Any, TypeVar
 
 from configs.errors import InputError, no_space
-from configs.processes import end_with_parent
+from configs.processes import Send, messages_from
 from configs.schema import Experiment
 from pretrain.engine.devices import take_devices
 from pretrain.engine.divergence import Diverged
 from pretrain.jobs.backend import backend_log, start_backend
 from pretrain.jobs.claims import SECONDS_BETWEEN_LOOKS, Claim, ClaimLost
+from pretrain.jobs.progress import Progress, SharedItem
 
 logger = logging.getLogger(__name__)
 
+Item = TypeVar("Item")
+Session = TypeVar("Session")
 Advance = Callable[[int], None]
-Work = Callable[[Experiment, Any, Advance], str]
-IsDone = Callable[[Experiment, Any], bool]
-
-
-@dataclass(frozen=True)
-class _Piece:
-    """One item as workers see it: what is claimed and worked on, and its steps."""
-
-    item: Any
-    claim: str
-    steps: int
+Work = Callable[[Session, Item, Advance], str]
+OpenSession = Callable[[Experiment], Session]
+IsDone = Callable[[Experiment, Item], bool]
 
 
 def share_out(
-    work: Work,
+    work: Work[Session, Item],
+    open_session: OpenSession[Session],
     experiment: Experiment,
-    items: Sequence[Any],
+    items: Sequence[Item],
     *,
-    is_done: IsDone,
-    claim: Callable[[Any], str],
-    steps: Callable[[Any], int],
+    is_done: IsDone[Item],
+    claim: Callable[[Item], str],
+    steps: Callable[[Item], int],
     workers: int,
     label: str,
     unit: str = "step",
 ) -> None:
-    """Do `work` on every item, in the order given, by so many processes at a time.
+    """Do `work` on every item, in the order given, by several processes at a time.
 
     Commands that share the experiment's folder, on whatever hosts, share the work: each item is
     claimed by the worker that does it, and all commands return when all items are done.
@@ -64,14 +52,17 @@ def share_out(
     Parameters
     ----------
     work : callable
-        From the experiment, an item and a function that reports steps done, to a line that
-        says what was done. A function of a module.
+        From the session, an item and a function that reports steps done, to a line that says
+        what was done. A function of a module.
+    open_session : callable
+        Makes, once in each worker, what it keeps between items; from the experiment. A class or
+        function of a module.
     experiment : Experiment
-        Handed to every call.
+        The whole experiment.
     items : sequence
         What to work on; picklable.
     is_done : callable
-        Whether an item needs no work any more, by what is on disk. A function of a module.
+        Whether an item needs no more work, by what is on disk. A function of a module.
     claim : callable
         Name of an item's claim, such as `pretrain/base/p1`.
     steps : callable
@@ -79,7 +70,7 @@ def share_out(
     workers : int
         Processes; 1 works in a single child process.
     label : str
-        What the progress bar says.
+        What the progress bar is called.
     unit : str
         What a step is called.
 
@@ -91,143 +82,40 @@ def share_out(
     """
     if not items:
         return
-    context = multiprocessing.get_context("spawn")
-    said: Queue[Any] = context.Queue()
-    workers = min(workers, len(items))
-    pieces = [_Piece(item, claim(item), steps(item)) for item in items]
-    # By their names, so that a worker watches its parent before it imports TensorFlow.
-    names = [(function.__module__, function.__name__) for function in (work, is_done)]
-    # Items are of modules that import TensorFlow, so a worker reads them after it started that.
-    packed = pickle.dumps(pieces)
-    processes = [
-        context.Process(target=_worker, args=(i, names, experiment, packed, said))
-        for i in range(workers)
-    ]
-    for process in processes:
-        process.start()
-    started, ended = time.monotonic(), 0
-    progress = _Progress(pieces, label, unit)
+    shared = [SharedItem(item, claim(item), steps(item)) for item in items]
+    # Their modules import TensorFlow, which a worker starts before it reads this.
+    packed = pickle.dumps((work, open_session, is_done, shared))
+    arguments = [(number, experiment, packed) for number in range(min(workers, len(items)))]
+    started = time.monotonic()
+    progress = Progress(shared, label, unit)
+    ended = False
     try:
-        while ended < workers:
-            try:
-                kind, value = said.get(timeout=1.0)
-            except Empty:
-                dead = [p for p in processes if p.exitcode not in (None, 0)]
-                if dead:
-                    raise InputError(
-                        f"{label}: a worker process died (exit code {dead[0].exitcode}); "
-                        "run the same command again to go on from the last checkpoint"
-                    ) from None
-                continue
-            if kind == "bad input":
-                raise InputError(value)
-            elif kind == "error":
-                raise RuntimeError(value)
-            elif kind == "log":
-                logger.log(*value)
-            elif kind == "end":
-                ended += 1
-            else:
-                getattr(progress, kind)(*value)
+        with closing(messages_from(_work, arguments, name=label)) as messages:
+            for kind, values in messages:
+                getattr(progress, kind)(*values)
+        ended = True
     finally:
-        for process in processes:
-            if ended < workers:
-                process.kill()
-            process.join()
-        progress.bar.close()
-        if ended < workers:
-            # What a killed worker had is free for other hosts at once.
-            for piece in pieces:
-                Claim(experiment, piece.claim).clear()
+        progress.close()
+        if not ended:
+            # Other hosts need not wait until the claims of a killed worker expire.
+            for item in shared:
+                Claim(experiment, item.claim).clear()
     seconds = time.monotonic() - started
     by_others = len(items) - progress.done_here
     others = f", {by_others} by other commands" if by_others else ""
     logger.info("%s: %d items%s, %.0f s", label, len(items), others, seconds)
-    if given_up := sorted(progress.given_up):
-        named = "; ".join(given_up[:5]) + ("; ..." if len(given_up) > 5 else "")
+    if diverged := sorted(progress.divergences):
+        named = "; ".join(diverged[:5]) + ("; ..." if len(diverged) > 5 else "")
         raise InputError(
-            f"{label}: {len(given_up)} of {len(items)} runs diverged ({named})"
+            f"{label}: {len(diverged)} of {len(items)} runs diverged ({named})"
             ", all others are done; run the same command again to go on without them, remove a "
             "run's diverged.json to train it on from its last good checkpoint, or lower the "
             "learning rate in another output folder"
         )
 
 
-class _Progress:
-    """What is done of all pieces together, by these workers and by other commands."""
-
-    def __init__(self, pieces: Sequence[_Piece], label: str, unit: str) -> None:
-        self.pieces, self.label = pieces, label
-        self.bar = tqdm(
-            total=sum(piece.steps for piece in pieces), desc=label, unit=f" {unit}", smoothing=0.05
-        )
-        self.reported = [0] * len(pieces)
-        self.working: set[int] = set()
-        self.done_here = 0
-        self.given_up: list[str] = []
-        self.told: list[str] = []
-
-    def begun(self, index: int) -> None:
-        """Count a piece as worked on by these workers."""
-        self.working.add(index)
-
-    def advanced(self, index: int, steps: int) -> None:
-        """Count steps of a piece, at most those that it has."""
-        steps = min(steps, self.pieces[index].steps - self.reported[index])
-        self.reported[index] += steps
-        self.bar.update(steps)
-
-    def done(self, index: int, line: str) -> None:
-        """Count a piece that these workers did."""
-        self.done_here += 1
-        self.found(index)
-        logger.debug("%s", line)
-
-    def diverged(self, index: int, line: str) -> None:
-        """Count a piece that these workers gave up."""
-        self.done_here += 1
-        self.found(index)
-        self.given_up.append(line)
-        logger.debug("diverged: %s", line)
-
-    def found(self, index: int) -> None:
-        """Count a piece that somebody did."""
-        self.working.discard(index)
-        self.advanced(index, self.pieces[index].steps)
-
-    def lost(self, index: int) -> None:
-        """Give up a piece that another command took over."""
-        self.working.discard(index)
-        self.bar.update(-self.reported[index])
-        self.reported[index] = 0
-        logger.info(
-            "%s: %s was taken over by another command", self.label, self.pieces[index].claim
-        )
-
-    def waiting(self, owners: dict[int, str]) -> None:
-        """Say once for whom these workers wait, when they have nothing else to do."""
-        if self.working:
-            return
-        listed = [f"{self.pieces[index].claim} ({owner})" for index, owner in owners.items()]
-        if listed != self.told:
-            self.told = listed
-            more = f" and {len(listed) - 5} more" if len(listed) > 5 else ""
-            logger.info(
-                "%s: waiting for what other commands do: %s%s",
-                self.label,
-                ", ".join(listed[:5]),
-                more,
-            )
-
-
-def _worker(
-    number: int,
-    names: Sequence[tuple[str, str]],
-    experiment: Experiment,
-    packed: bytes,
-    said: Queue[Any],
-) -> None:
-    threading.Thread(target=end_with_parent, daemon=True).start()
+def _work(send: Send, number: int, experiment: Experiment, packed: bytes) -> None:
+    """Work in a worker process until no item is left."""
     try:
         start_backend(backend_log(experiment.output), for_good=True)
         import tensorflow as tf
@@ -236,74 +124,73 @@ def _worker(
         tf.config.threading.set_inter_op_parallelism_threads(1)
         tf.config.experimental.enable_op_determinism()
         take_devices(number)
-        work, is_done = (getattr(importlib.import_module(module), name) for module, name in names)
-        logging.getLogger().addHandler(_ToParent(said))
-        _work_through(work, is_done, experiment, pickle.loads(packed), said)
-        said.put(("end", None))
-    except InputError as error:
-        said.put(("bad input", error.message))
+        work, open_session, is_done, shared = pickle.loads(packed)
+        logging.getLogger().addHandler(_ToParent(send))
+        _work_through(work, open_session(experiment), experiment, is_done, shared, send)
     except Exception as error:
-        full = no_space(error, experiment.output)
-        said.put(("bad input", full.message) if full else ("error", traceback.format_exc()))
+        if (full := no_space(error, experiment.output)) is not None:
+            raise full from error
+        raise
 
 
 def _work_through(
-    work: Work,
-    is_done: IsDone,
+    work: Work[Any, Any],
+    session: Any,
     experiment: Experiment,
-    pieces: Sequence[_Piece],
-    said: Queue[Any],
+    is_done: IsDone[Any],
+    shared: Sequence[SharedItem],
+    send: Send,
 ) -> None:
-    """Do every piece that nobody else does or has done, until all are done."""
-    claims = [Claim(experiment, piece.claim) for piece in pieces]
+    """Do every item that nobody else does or has done, and wait until all are done."""
+    claims = [Claim(experiment, item.claim) for item in shared]
 
-    def do(index: int) -> bool:
-        """Settle one piece if its claim is free; whether it is settled now."""
-        piece, claim = pieces[index], claims[index]
-        if is_done(experiment, piece.item):
-            said.put(("found", (index,)))
+    def settle(index: int) -> bool:
+        """Do an item if its claim is free; whether the item is settled now."""
+        item, claim = shared[index].item, claims[index]
+        if is_done(experiment, item):
+            send(("settled", (index,)))
             return True
         if not claim.take():
             return False
-        said.put(("begun", (index,)))
+        send(("begun", (index,)))
 
         def advance(steps: int) -> None:
             claim.check()
-            said.put(("advanced", (index, steps)))
+            send(("advanced", (index, steps)))
 
         try:
-            if is_done(experiment, piece.item):  # by another, since the look before
-                said.put(("found", (index,)))
+            if is_done(experiment, item):  # by another, since the look before
+                send(("settled", (index,)))
             else:
-                said.put(("done", (index, work(experiment, piece.item, advance))))
+                send(("done", (index, work(session, item, advance))))
         except Diverged as diverged:
-            said.put(("diverged", (index, str(diverged))))
+            send(("diverged", (index, str(diverged))))
         except ClaimLost:
-            said.put(("lost", (index,)))
+            send(("lost", (index,)))
             return False
         finally:
             claim.give_back()
         return True
 
-    left = list(range(len(pieces)))
+    open_items = list(range(len(shared)))
     idle = 0
-    while left:
-        before, left = left, [index for index in left if not do(index)]
-        idle = idle + 1 if left == before else 0
+    while open_items:
+        before, open_items = open_items, [index for index in open_items if not settle(index)]
+        idle = idle + 1 if open_items == before else 0
         if idle > 1:
-            said.put(("waiting", ({index: claims[index].owner for index in left},)))
+            send(("waiting", ({index: claims[index].owner for index in open_items},)))
         if idle:
             time.sleep(SECONDS_BETWEEN_LOOKS)
 
 
 class _ToParent(logging.Handler):
-    """Hands what a worker says to its parent, which says it."""
+    """Sends a worker's warnings to its parent, which logs them."""
 
-    def __init__(self, said: Queue[Any]) -> None:
+    def __init__(self, send: Send) -> None:
         super().__init__(logging.WARNING)
-        self.said = said
+        self._send = send
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Hand one record over."""
+        """Send one record."""
         if record.name.partition(".")[0] in ("pretrain", "finetune", "predict"):
-            self.said.put(("log", (record.levelno, "%s", record.getMessage())))
+            self._send(("log", (record.levelno, record.getMessage())))

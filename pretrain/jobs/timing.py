@@ -7,10 +7,13 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from configs.atomic import write_text
 from configs.schema import Experiment, Size
+from pretrain.engine.devices import training_strategy
 from pretrain.jobs.sharing import Work, share_out
 
 TIMED_STEPS = 3
@@ -42,7 +45,25 @@ class Timing:
     result: Path
 
 
-def seconds_per_step(step: Callable[[int], None], rows: int) -> float:
+class TimingSession:
+    """What a worker process keeps between the sizes that it times.
+
+    Parameters
+    ----------
+    experiment : Experiment
+        The whole experiment.
+    """
+
+    def __init__(self, experiment: Experiment) -> None:
+        self.experiment = experiment
+
+    @cached_property
+    def strategy(self) -> Any:
+        """How training shares out batches; see `pretrain.engine.devices.training_strategy`."""
+        return training_strategy()
+
+
+def seconds_per_step(step: Callable[[int], None], rows: int, least_rows: int = 1) -> float:
     """Time steps of so many rows.
 
     Parameters
@@ -50,7 +71,9 @@ def seconds_per_step(step: Callable[[int], None], rows: int) -> float:
     step : callable
         Takes one step of as many rows as it is given.
     rows : int
-        Rows of the steps whose time is wanted.
+        Rows of the steps whose time is wanted; a multiple of `least_rows`.
+    least_rows : int
+        A step can be taken of a multiple of so many rows.
 
     Returns
     -------
@@ -58,9 +81,11 @@ def seconds_per_step(step: Callable[[int], None], rows: int) -> float:
         Seconds a step: the mean of a few after the first, which compiles. If all rows would
         take longer than three seconds, the time of a part of them, scaled up.
     """
-    alone = _mean_seconds(step, 1)
-    fitting = max(1, min(rows, int(LONGEST_STEP / alone)))
-    return (_mean_seconds(step, fitting) if fitting > 1 else alone) * rows / fitting
+    seconds = _mean_seconds(step, least_rows)
+    multiple = max(1, min(rows // least_rows, int(LONGEST_STEP / seconds)))
+    if multiple > 1:
+        seconds = _mean_seconds(step, multiple * least_rows)
+    return seconds * rows / (multiple * least_rows)
 
 
 def _mean_seconds(step: Callable[[int], None], rows: int) -> float:
@@ -73,7 +98,7 @@ def _mean_seconds(step: Callable[[int], None], rows: int) -> float:
 
 
 def time_sizes(
-    work: Work,
+    work: Work[TimingSession, Timing],
     experiment: Experiment,
     sizes: Sequence[Size],
     *,
@@ -97,7 +122,7 @@ def time_sizes(
     vocabulary, labels : int
         Entries of the vocabulary, and a classifier's labels.
     label : str
-        What the progress bar says.
+        What the progress bar is called.
 
     Returns
     -------
@@ -113,6 +138,7 @@ def time_sizes(
         elsewhere = experiment.model_copy(update={"output": folder})
         share_out(
             work,
+            TimingSession,
             elsewhere,
             items,
             is_done=is_timed,

@@ -27,16 +27,11 @@ import hashlib
 import itertools
 import json
 import logging
-import multiprocessing
-import os
 import pickle
 import shutil
-import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +43,7 @@ from tokenizers import Tokenizer
 from configs.atomic import remove_leftovers, write_text, written_beside
 from configs.checksums import check_checksum, checksum_file, write_with_checksum
 from configs.errors import InputError
-from configs.processes import end_with_parent
+from configs.processes import results_as_completed
 from configs.reading import read_json_object
 from pretrain.text.sources import Stretch, Texts, cut
 
@@ -229,34 +224,10 @@ def _tokenize_shards(
     workers: int,
 ) -> Iterator[tuple[int, Stretch]]:
     """Tokenize shards and yield each when it is written."""
+    make = partial(_ShardTokenizer, pickle.dumps(list(texts)), tokenizer, folder)
     workers = min(workers, len(missing))
-    pickled = pickle.dumps(list(texts))
-    if workers <= 1:
-        work = _ShardTokenizer(pickled, tokenizer, folder)
-        for shard in missing:
-            work(shard)
-            yield shard
-        return
-    pool = ProcessPoolExecutor(
-        workers,
-        # A fork of this process, where TensorFlow has threads, can hang.
-        mp_context=multiprocessing.get_context("spawn"),
-        initializer=_start_worker,
-        initargs=(pickled, tokenizer, folder),
-    )
-    with pool:
-        futures = {pool.submit(_work_in_worker, shard): shard for shard in missing}
-        try:
-            for future in as_completed(futures):
-                future.result()
-                yield futures[future]
-        except BrokenProcessPool as error:
-            raise InputError(
-                f"{folder}: a worker process died while it tokenized; run the same command "
-                "again to go on after the finished shards"
-            ) from error
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+    for shard, _ in results_as_completed(make, missing, workers, name=str(folder)):
+        yield shard
 
 
 class _ShardTokenizer:
@@ -314,21 +285,6 @@ class _ShardTokenizer:
             self._words[word] = np.array(encoding.ids, dtype=np.uint16).tobytes()
         look_up = self._words.__getitem__
         return [b"".join(map(look_up, words)) for words in split]
-
-
-_tokenizer_of_worker: _ShardTokenizer
-
-
-def _start_worker(pickled: bytes, tokenizer: Tokenizer, folder: Path) -> None:
-    global _tokenizer_of_worker
-    threading.Thread(target=end_with_parent, daemon=True).start()
-    # There is a worker for every core already.
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    _tokenizer_of_worker = _ShardTokenizer(pickled, tokenizer, folder)
-
-
-def _work_in_worker(shard: tuple[int, Stretch]) -> None:
-    _tokenizer_of_worker(shard)
 
 
 def _groups(documents: Iterable[list[str]]) -> Iterator[list[list[str]]]:

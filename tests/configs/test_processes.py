@@ -1,11 +1,12 @@
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from threadpoolctl import threadpool_info
 import configs.processes
 from analysis.command import analyze
 from configs.errors import InputError
-from configs.processes import Workers
+from configs.processes import Send, Workers, messages_from, results_as_completed
 from tests.analysis.simulation import simulate_probability, write_store
 
 ROOT = Path(__file__).parents[2]
@@ -54,6 +55,30 @@ def refuse(item: int) -> int:
     return item
 
 
+def make_meeting() -> Callable[[tuple[Path, int]], tuple[int, int, float]]:
+    made = time.monotonic()
+    return lambda item: (*meet(item), made) if item[1] < 7 else (item[1], os.getpid(), made)
+
+
+def count_up(send: Send, worker: int, until: int) -> None:
+    for number in range(until):
+        send((worker, number))
+
+
+def end_badly(send: Send, what: str) -> None:
+    if what == "refuse":
+        raise InputError("file: wrong; mend it")
+    if what == "fail":
+        _ = 1 // 0
+    if what == "die":
+        os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(600)
+
+
+def make_die() -> Callable[[int], int]:
+    return die
+
+
 def die(item: int) -> int:
     if item == 2:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -62,9 +87,9 @@ def die(item: int) -> int:
 
 def test_results_come_in_order_from_as_many_processes_as_said(tmp_path: Path) -> None:
     with Workers(2) as workers:
-        found = list(workers.map(meet, [(tmp_path, item) for item in range(12)], 1.0))
-    assert [item for item, _ in found] == list(range(12))
-    processes = {process for _, process in found}
+        results = list(workers.map(meet, [(tmp_path, item) for item in range(12)], 1.0))
+    assert [item for item, _ in results] == list(range(12))
+    processes = {process for _, process in results}
     assert len(processes) == 2
     assert os.getpid() not in processes
 
@@ -105,7 +130,50 @@ def test_what_a_worker_refuses_is_refused(processes: int) -> None:
         list(workers.map(refuse, range(9), 1.0))
 
 
-def test_a_worker_that_died_is_told() -> None:
+def test_results_come_as_they_are_done(tmp_path: Path) -> None:
+    items = [(tmp_path, item) for item in range(6)]
+    results = dict(results_as_completed(make_meeting, items, 2, name="here"))
+    assert set(results) == set(items)
+    assert len({process for _, process, _ in results.values()}) == 2
+    # What was made in a process serves all its items.
+    by_process = {process: made for _, process, made in results.values()}
+    assert all(made == by_process[process] for _, process, made in results.values())
+    alone = list(results_as_completed(make_meeting, [(tmp_path, 7)], 1, name="here"))
+    assert alone[0][1][1] == os.getpid()
+
+
+def test_messages_of_every_worker_are_passed_on() -> None:
+    messages = list(messages_from(count_up, [(1, 3), (2, 5)], name="counting"))
+    for worker, until in ((1, 3), (2, 5)):
+        assert [number for sender, number in messages if sender == worker] == list(range(until))
+
+
+@pytest.mark.parametrize(
+    ("what", "kind", "message"),
+    [
+        ("refuse", InputError, "^file: wrong; mend it$"),
+        ("fail", RuntimeError, "ZeroDivisionError"),
+        ("die", InputError, r"^counting: a worker process died \(exit code -9\); run the same"),
+    ],
+)
+def test_what_ends_one_worker_ends_all(
+    what: str, kind: type[Exception], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(kind, match=message):
+        list(messages_from(end_badly, [(what,), ("wait",)], name="counting"))
+    assert not [
+        process
+        for process in multiprocessing.active_children()
+        if isinstance(process, configs.processes.WorkerProcess)
+    ]
+
+
+def test_a_worker_that_died_while_it_kept_something_is_named() -> None:
+    with pytest.raises(InputError, match=r"^here: a worker process died, .* run the same command"):
+        list(results_as_completed(make_die, range(9), 2, name="here"))
+
+
+def test_a_worker_that_died_is_named() -> None:
     with Workers(2) as workers, pytest.raises(InputError, match="--processes 1"):
         list(workers.map(die, range(9), 1.0))
 
@@ -147,6 +215,12 @@ def test_a_damaged_chunk_is_one_line_from_a_worker_too(tmp_path: Path) -> None:
     (line,) = [line for line in result.output.splitlines() if line.startswith("Error")]
     assert "`correct` of size mini cannot be read" in line
     assert not out.exists()
+
+
+def test_a_worker_does_not_import_what_only_the_analysis_needs() -> None:
+    code = "import sys, configs.processes; print('zarr' in sys.modules, 'numpy' in sys.modules)"
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert result.stdout == "False False\n", result.stderr
 
 
 def test_workers_end_with_a_parent_that_is_killed(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ def trials(accuracy: dict[tuple[int, float], list[float]], **more: Any) -> pd.Da
                 "batch_size": batch,
                 "learning_rate": rate,
                 "accuracy": value,
+                "diverged": False,
                 **more,
             }
             for (batch, rate), values in accuracy.items()

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from configs.folder import prepare_folder
 from configs.loading import load_experiment
 from configs.schema import Examples, Task, World
 from finetune.command import main as finetune
+from finetune.preparation import prepare_task
 from finetune.tasks import TaskData, load_task
 from pretrain.text.wordpiece import SPECIAL_TOKENS
 from pretrain.text.world import inference_rows
@@ -127,18 +129,18 @@ BAD: list[tuple[dict[str, Any], list[dict[str, Any]], str]] = [
         [*rows(2), *rows(1, label="maybe")],
         "tasks.task.dev: dev-2 has the label 'maybe', which is not among contradiction,",
     ),
-    ({}, [*rows(2), *rows(1, label=None)], "tasks.task.dev: dev-2 has the label "),
+    ({}, [*rows(2), *rows(1, label=None)], "tasks.task.dev: dev-2 has no label; "),
     (
         {"label_map": {"entailment": "entailment", "neutral": "neutral"}},
         rows(3),
-        "tasks.task.dev.label_map: says nothing of the label 'contradiction'",
+        "tasks.task.dev.label_map: does not map the label 'contradiction'",
     ),
     (
         {"label_map": dict.fromkeys(LABELS)},
         rows(3),
         "tasks.task.dev: has no instances; check its split and label_map",
     ),
-    ({"guid": "guid"}, [*rows(3), *rows(1)], "tasks.task: the guid 'dev-0' stands twice"),
+    ({"guid": "guid"}, [*rows(3), *rows(1)], "tasks.task: the guid 'dev-0' is there twice"),
     ({}, [*rows(1), *rows(1, text_b=None)], "tasks.task.dev: dev-1 has no text in text_b"),
     (
         {"split": "validation"},
@@ -232,14 +234,14 @@ def test_the_world_s_instances_keep_their_metadata() -> None:
 def test_a_check_reads_every_task_before_anything_is_there(tmp_path: Path) -> None:
     experiment = small(tmp_path / "out")
     dev = source(tmp_path / "dev.json", rows(4))
-    task = {"labels": LABELS, "train": source(tmp_path / "train.json", rows(6)), "folds": 2}
+    task = {"labels": LABELS, "train": source(tmp_path / "train.json", rows(16)), "folds": 2}
     experiment["tasks"] += [{**task, "name": "task", "evaluation": {"dev": dev}}]
     config = write_config(tmp_path / "experiment.yaml", experiment)
     result = CliRunner().invoke(finetune, [str(config), "--check"])
     assert result.exit_code == 0
     assert result.stdout.splitlines() == [
         "inference: 80 instances to train on, 50 to predict (dev 50)",
-        "task: 10 instances to train on, 10 to predict (train 6, dev 4)",
+        "task: 20 instances to train on, 20 to predict (train 16, dev 4)",
     ]
     dev["label"] = "gold_label"
     experiment["tasks"][1]["evaluation"] = {"dev": dev}
@@ -252,18 +254,113 @@ def test_a_check_reads_every_task_before_anything_is_there(tmp_path: Path) -> No
 
 
 def test_a_check_leaves_out_what_is_prepared(tmp_path: Path) -> None:
+    (tmp_path / "gone.json").write_text(json.dumps({"predict": rows(40)}))
+    train = {"path": "json", "data_files": str(tmp_path / "gone.json"), "field": "predict"}
     experiment = small(tmp_path / "out")
-    experiment["tasks"][0]["train"] = {"path": "json", "data_files": "gone.json"}
+    experiment["tasks"][0]["train"] = train
     config = write_config(tmp_path / "experiment.yaml", experiment)
-    assert CliRunner().invoke(finetune, [str(config), "--check"]).exit_code == 2
-    prepare_folder(load_experiment(config))
-    prepared = tmp_path / "out" / "tasks" / "inference" / "evaluation.parquet"
-    prepared.parent.mkdir(parents=True)
-    prepared.touch()
+    loaded = load_experiment(config)
+    prepare_folder(loaded)
+    (tmp_path / "out" / "vocab.txt").write_text("\n".join([*SPECIAL_TOKENS, "a"]))
+    prepare_task(loaded, loaded.tasks[0])
+    (tmp_path / "gone.json").unlink()
     result = CliRunner().invoke(finetune, [str(config), "--check"])
     assert (result.exit_code, result.stdout) == (0, "inference: prepared already\n")
-    # Of another experiment, what is prepared says nothing.
+    # What is prepared of another experiment is not looked at.
     experiment["finetuning"]["seeds"] = 1
     other = write_config(tmp_path / "other.yaml", experiment)
     result = CliRunner().invoke(finetune, [str(other), "--check"])
     assert result.exit_code == 2 and "holds another experiment" in result.stderr
+    # What is damaged is.
+    prepared = tmp_path / "out" / "tasks" / "inference" / "evaluation.parquet"
+    whole = prepared.read_bytes()
+    flipped = bytearray(whole)
+    flipped[len(whole) // 4] ^= 1
+    for damaged in (whole[: len(whole) // 2], bytes(flipped), b""):
+        prepared.write_bytes(damaged)
+        result = CliRunner().invoke(finetune, [str(config), "--check"])
+        assert result.exit_code == 2
+        assert result.stderr.startswith(f"Error: {prepared}: cannot be read (")
+        assert result.stderr.endswith(f"remove {prepared.parent}, and run python -m finetune\n")
+    (prepared.parent / "train.safetensors").unlink()
+    assert CliRunner().invoke(finetune, [str(config), "--check"]).exit_code == 2
+
+
+REFUSED_BY_A_CHECK: list[tuple[dict[str, Any], dict[str, Any], list[dict[str, Any]], str]] = [
+    ({}, {"metadata": ["genre"]}, rows(6, genre={"a": 1}), ".*metadata 'genre' holds mixed values"),
+    ({}, {"metadata": ["genre"]}, rows(6, genre=["a"]), ".*metadata 'genre' holds mixed values"),
+    ({}, {"metadata": ["label"]}, rows(6), r"\.dev\.metadata: 'label' is what another column"),
+    ({}, {"guid": "guid"}, [*rows(5), *rows(1, guid="")], r"\.dev\.guid: row 5 has nothing in"),
+    ({}, {"guid": "guid"}, [*rows(5), *rows(1, guid=None)], r"\.dev\.guid: row 5 has nothing in"),
+    ({}, {"guid": "genre"}, rows(6, genre=[1]), r"\.dev\.guid: the column 'genre' holds neither"),
+    ({}, {}, [*rows(5), *rows(1, label="")], r"\.dev: dev-5 has the label '', which is not among"),
+    ({"folds": 13}, {}, rows(6), r"\.folds: 12 instances cannot be dealt into 13 folds"),
+    ({"labels": [0, 1]}, {"label": "gold"}, rows(6, gold=2), r"\.dev: dev-0 has the label '2', .*"),
+]
+
+
+@pytest.mark.parametrize(("task", "options", "data", "message"), REFUSED_BY_A_CHECK)
+def test_a_check_refuses_what_later_stages_would(
+    tmp_path: Path,
+    task: dict[str, Any],
+    options: dict[str, Any],
+    data: list[dict[str, Any]],
+    message: str,
+) -> None:
+    experiment = small(tmp_path / "out")
+    train = source(tmp_path / "train.json", rows(6, gold=1))
+    if options.get("label"):
+        train["label"] = options["label"]
+    dev = source(tmp_path / "dev.json", data) | options
+    experiment["tasks"] = [
+        {"name": "task", "labels": LABELS, "train": train, "evaluation": {"dev": dev}} | task
+    ]
+    config = write_config(tmp_path / "experiment.yaml", experiment)
+    result = CliRunner().invoke(finetune, [str(config), "--check"])
+    assert result.exit_code == 2, result.output
+    assert re.match(rf"Error: tasks\.task{message}", result.stderr.splitlines()[-1])
+    assert "np." not in result.stderr
+
+
+def test_a_check_counts_the_steps_of_every_run(tmp_path: Path) -> None:
+    experiment = small(tmp_path / "out", finetuning={"batch_size": 400})
+    config = write_config(tmp_path / "experiment.yaml", experiment)
+    result = CliRunner().invoke(finetune, [str(config), "--check"])
+    assert result.exit_code == 2
+    assert "batches of 400" in result.stderr and "too few for its checkpoint" in result.stderr
+
+
+def test_metadata_of_two_sets_is_of_one_type(tmp_path: Path) -> None:
+    def task(first: Any, second: Any) -> Task:
+        dev = {
+            name: Examples(**source(tmp_path / name, rows(3, genre=genre), metadata=["genre"]))
+            for name, genre in (("one.json", first), ("other.json", second))
+        }
+        train = Examples(**source(tmp_path / "train.json", rows(3)))
+        return Task(name="task", labels=LABELS, train=train, evaluation=dev)
+
+    assert load_task(task(1, 2.5), None).evaluation["genre"].tolist() == [1] * 3 + [2.5] * 3
+    with pytest.raises(InputError, match=r"^tasks\.task: the metadata 'genre' holds mixed"):
+        load_task(task("a", 2), None)
+    # A reader of JSON takes such text for a date.
+    genres = load_task(task("2020-01-02", None), None).evaluation["genre"]
+    assert genres.tolist()[0].startswith("2020-01-02")
+    assert genres.isna().tolist() == [False] * 3 + [True] * 3
+
+
+@pytest.mark.parametrize(
+    ("labels", "given", "expected"),
+    [
+        ([0, 1], [0, 1, 0], ["0", "1", "0"]),
+        ([0, 1], [False, True, False], ["0", "1", "0"]),
+        ([False, True], [False, True, False], ["False", "True", "False"]),
+        ([0, 1], [0.0, 1.0, 0.0], ["0", "1", "0"]),
+        (["0", "1"], ["0", "1", "0"], ["0", "1", "0"]),
+    ],
+)
+def test_labels_that_are_no_text_match(
+    tmp_path: Path, labels: list[Any], given: list[Any], expected: list[str]
+) -> None:
+    data = [{**row, "label": label} for row, label in zip(rows(3), given, strict=True)]
+    loaded = load(tmp_path, data, data, labels=labels)
+    assert loaded.evaluation["label"].tolist() == expected

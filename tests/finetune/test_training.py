@@ -18,11 +18,12 @@ from configs.loading import load_experiment
 from configs.paths import classifier_file, classifier_folder, encoder_file
 from configs.schema import Experiment
 from finetune.classifier import classification_loss
-from finetune.inference import predict_probabilities
+from finetune.inference import Predictor
 from finetune.preparation import INPUTS, Prepared, prepared_for
+from finetune.runs import FinetuningRun, Hyperparameters, total_steps
 from finetune.search import Trial, run_trial
 from finetune.stage import finetune_run
-from finetune.training import FinetuningRun, Hyperparameters
+from finetune.training import FinetuningSession
 from pretrain.engine.divergence import divergence_file
 from pretrain.engine.engine import assign_weights
 from pretrain.engine.saved_arrays import Arrays, read_arrays
@@ -32,6 +33,11 @@ from tests.pretrain.engine.test_engine import same
 @pytest.fixture(scope="module")
 def experiment(from_files: Path) -> Experiment:
     return load_experiment(from_files / "files.yaml")
+
+
+@pytest.fixture(scope="module")
+def session(experiment: Experiment) -> FinetuningSession:
+    return FinetuningSession(experiment)
 
 
 def search_table(experiment: Experiment, task: str) -> pd.DataFrame:
@@ -76,10 +82,10 @@ def test_the_search_takes_the_best_of_its_table(experiment: Experiment, task: st
     assert sorted(one["accuracy"] for one in results) == sorted(table["accuracy"])
 
 
-def test_a_combination_that_diverges_loses(experiment: Experiment, tmp_path: Path) -> None:
+def test_a_combination_that_diverges_loses(session: FinetuningSession, tmp_path: Path) -> None:
     run = FinetuningRun("mnli", "base", 1, 0, 0, Hyperparameters(8, 1e30))
     trial = Trial(run, tmp_path / "result.json")
-    run_trial(experiment, trial, lambda steps: None)
+    run_trial(session, trial, lambda steps: None)
     assert json.loads(trial.result.read_text())["accuracy"] == 0
     assert divergence_file(tmp_path).is_file()
 
@@ -106,13 +112,11 @@ def retrained(experiment: Experiment, run: FinetuningRun, folder: Path, prepared
     """Weights of a classifier after finetuning on other instances than the experiment's."""
     kept: list[Arrays] = []
     rows = prepared.training_rows(run.fold)
-    steps = finetune.training.total_steps(
-        len(rows), run.hyperparameters.batch_size, experiment.finetuning.epochs
-    )
+    steps = total_steps(len(rows), run.hyperparameters.batch_size, experiment.finetuning.epochs)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(finetune.training, "prepared_for", lambda *_: prepared)
         finetune.training.finetune(
-            experiment,
+            FinetuningSession(experiment),
             run,
             rows,
             folder,
@@ -164,21 +168,23 @@ def test_each_instance_is_predicted_by_the_classifier_of_its_fold(
     for fold in range(3):
         weights = weights_of(experiment, "entailed", fold)
         assign_weights(model, weights, "fold")
-        said = predict_probabilities(model, inputs, 16)
+        predicted = Predictor(model).predict(inputs, 16)
         here = prepared.evaluation["fold"] == fold
         assert 23 <= here.sum() <= 24
-        np.testing.assert_allclose(probability[here], said[here], atol=1e-6)
-        assert np.abs(probability[~here] - said[~here]).max() > 1e-4
+        np.testing.assert_allclose(probability[here], predicted[here], atol=1e-6)
+        assert np.abs(probability[~here] - predicted[~here]).max() > 1e-4
 
 
-def test_a_classifier_starts_from_its_encoder(experiment: Experiment, tmp_path: Path) -> None:
+def test_a_classifier_starts_from_its_encoder(
+    experiment: Experiment, session: FinetuningSession, tmp_path: Path
+) -> None:
     encoder = read_arrays(encoder_file(experiment.output, "base", 1))
     run = run_of(experiment, "mnli")
     kept: list[Arrays] = []
     rows = prepared_for(experiment, "mnli").training_rows(0)
     # The warm-up starts from 0, so the first step changes nothing.
     engine = finetune.training.finetune(
-        experiment,
+        session,
         run,
         rows,
         tmp_path,
@@ -204,8 +210,8 @@ def test_too_few_steps_for_the_checkpoints_are_refused(experiment: Experiment) -
     crowded = experiment.finetuning.model_copy(update={"checkpoints": [3.99, 4.0]})
     short = experiment.model_copy(update={"finetuning": crowded})
     run = run_of(experiment, "mnli")
-    with pytest.raises(Exception, match=r"^mnli/base/p1f1: \d+ steps are too few to tell"):
-        finetune_run(short, run, lambda _: None)
+    with pytest.raises(Exception, match=r"^mnli/base/p1f1: .* has \d+ steps, too few for"):
+        finetune_run(FinetuningSession(short), run, lambda _: None)
 
 
 def test_the_loss_is_the_mean_cross_entropy() -> None:
@@ -217,20 +223,21 @@ def test_the_loss_is_the_mean_cross_entropy() -> None:
     assert float(found["accuracy"]) == 0.5
 
 
-def test_probabilities_do_not_depend_on_the_batch_size(experiment: Experiment) -> None:
+def test_probabilities_do_not_depend_on_the_batch_size(
+    experiment: Experiment, session: FinetuningSession
+) -> None:
     prepared = prepared_for(experiment, "mnli")
     inputs = {name: prepared.evaluation[name] for name in INPUTS}
     run = run_of(experiment, "mnli")
-    engine = finetune.training._engine(
-        experiment.model_dump_json(),
-        "mnli",
-        "base",
-        finetune.training.total_steps(80, run.hyperparameters.batch_size, 4),
-    )
+    steps = total_steps(80, run.hyperparameters.batch_size, 4)
+    engine = session.engine("mnli", "base", steps)
+    assert session.engine("mnli", "base", steps) is engine
+    predictor = session.predictor(engine)
+    assert session.predictor(engine) is predictor
     assign_weights(engine.model, weights_of(experiment, "mnli", 0), "mnli")
-    whole = predict_probabilities(engine.model, inputs, 40)
+    whole = predictor.predict(inputs, 40)
     assert whole.shape == (40, 3)
     np.testing.assert_allclose(whole.sum(axis=1), 1, atol=1e-6)
     for batch_size in (1, 7, 64):
-        parts = predict_probabilities(engine.model, inputs, batch_size)
+        parts = predictor.predict(inputs, batch_size)
         np.testing.assert_allclose(parts, whole, atol=1e-6)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +15,15 @@ from configs.paths import encoder_file
 from configs.schema import Experiment
 from finetune.plan import finetuning_plan
 from finetune.preparation import prepared_for
-from finetune.stage import folder_of
-from finetune.training import FinetuningRun, Hyperparameters
+from finetune.runs import FinetuningRun, Hyperparameters, folder_of
 from predict.plan import prediction_plan
 from pretrain.engine.saved_arrays import read_arrays
 from pretrain.jobs.plans import show_plan
-from pretrain.jobs.sharing import Work
+from pretrain.jobs.sharing import OpenSession, Work
+from pretrain.jobs.timing import Timing, TimingSession, seconds_per_step
 from pretrain.plan import pretraining_plan
 from scripts.plan import main
-from tests.experiments import small, start_training_library, write_config
+from tests.experiments import run_stage, small, start_training_library, write_config
 
 
 @pytest.fixture
@@ -31,10 +31,16 @@ def timed_here(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """Steps timed in this process, where TensorFlow is imported already, and which sizes."""
     timed: list[str] = []
 
-    def share_out(work: Work, experiment: Experiment, items: Sequence[Any], **options: Any) -> None:
+    def share_out(
+        work: Work[TimingSession, Timing],
+        open_session: OpenSession[TimingSession],
+        experiment: Experiment,
+        items: Sequence[Timing],
+        **options: Any,
+    ) -> None:
         for item in items:
             timed.append(item.size)
-            work(experiment, item, lambda steps: None)
+            work(open_session(experiment), item, lambda steps: None)
 
     start_training_library()
     monkeypatch.setattr(pretrain.jobs.timing, "share_out", share_out)
@@ -100,7 +106,7 @@ def test_counts_before_preparation_are_those_after(
     assert "entailed search, base, batch 16" in shown and "2 processes on a device" in shown
 
 
-def test_a_task_that_cannot_be_read_is_left_out_and_named(
+def test_a_task_that_cannot_be_read_is_named_and_not_counted(
     from_files: Path,
     monkeypatch: pytest.MonkeyPatch,
     timed_here: list[str],
@@ -112,7 +118,7 @@ def test_a_task_that_cannot_be_read_is_left_out_and_named(
     )
     plan = finetuning_plan(experiment, 1, "a device")
     assert not plan.runs and len(plan.unknown) == 2
-    assert plan.unknown[0].startswith("mnli is left out: ") and "data.json" in plan.unknown[0]
+    assert plan.unknown[0].startswith("mnli is not counted: ") and "data.json" in plan.unknown[0]
 
 
 def test_the_whole_stops_above_the_limit_and_writes_nothing(
@@ -128,3 +134,45 @@ def test_the_whole_stops_above_the_limit_and_writes_nothing(
     assert not (tmp_path / "out").exists()
     result = CliRunner().invoke(main, [*arguments, "--limit-hours", "72"])
     assert result.exit_code == 0, result.output
+
+
+@pytest.mark.parametrize(
+    ("options", "accumulate"), [(["--devices-per-run", "2"], 1), ([], 2)], ids=["devices", "parts"]
+)
+def test_a_batch_that_must_be_cut_is_timed(
+    tmp_path: Path, options: list[str], accumulate: int
+) -> None:
+    parts = {"accumulate": accumulate}
+    experiment = small(tmp_path / "out", pretraining=parts, finetuning=parts)
+    experiment["sizes"] = experiment["sizes"][:1]
+    config = write_config(tmp_path / "small.yaml", experiment)
+    for stage in ("pretrain", "finetune"):
+        result = run_stage(stage, config, "--plan", *options)
+        assert result.returncode == 0, result.stderr
+        (line,) = [line for line in result.stdout.splitlines() if line.startswith("all")]
+        assert float(line.split()[-3]) > 0, result.stdout
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_batch_that_cannot_be_cut_is_refused_by_the_plan(tmp_path: Path) -> None:
+    experiment = small(tmp_path / "out")
+    experiment["pretraining"]["batch_size"] = 7
+    config = write_config(tmp_path / "small.yaml", experiment)
+    result = run_stage("pretrain", config, "--plan", "--devices-per-run", "2")
+    assert result.returncode == 2
+    assert "batch_size: 7 cannot be cut into equal parts for 2 devices" in result.stderr
+
+
+@pytest.mark.parametrize("least", [1, 4])
+def test_a_step_that_takes_long_is_timed_with_fewer_rows(
+    least: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+
+    def mean_seconds(step: Callable[[int], None], rows: int) -> float:
+        asked.append(rows)
+        return 0.5 * rows
+
+    monkeypatch.setattr(pretrain.jobs.timing, "_mean_seconds", mean_seconds)
+    assert seconds_per_step(lambda rows: None, 32, least) == 16
+    assert asked == ([1, 6] if least == 1 else [4])

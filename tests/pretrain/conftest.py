@@ -10,10 +10,10 @@ import pytest
 from configs.schema import Experiment
 from pretrain.batches.pair_batches import PairBatches
 from pretrain.engine.engine import Engine
-from pretrain.stage import build_engine
 from pretrain.text.corpus import open_corpus, tokenize_corpus
 from pretrain.text.sources import open_texts
 from pretrain.text.wordpiece import build_tokenizer, train_vocabulary
+from pretrain.training import build_pretraining_engine
 from tests.experiments import small_experiment, start_training_library
 
 start_training_library()
@@ -30,7 +30,9 @@ class Training:
 
     def new_engine(self) -> Engine:
         """Build another engine, as another process would."""
-        return build_engine(self.experiment, self.experiment.sizes[1], len(self.vocabulary))
+        return build_pretraining_engine(
+            self.experiment, self.experiment.sizes[1], len(self.vocabulary)
+        )
 
 
 @pytest.fixture(scope="session")
@@ -47,5 +49,5 @@ def training(tmp_path_factory: pytest.TempPathFactory) -> Training:
     tokenizer = build_tokenizer(vocabulary, lowercase=True)
     tokenize_corpus(texts, tokenizer, Path(output) / "corpus")
     batches = PairBatches(experiment, open_corpus(Path(output) / "corpus"), vocabulary)
-    engine = build_engine(experiment, experiment.sizes[1], len(vocabulary))
+    engine = build_pretraining_engine(experiment, experiment.sizes[1], len(vocabulary))
     return Training(experiment, vocabulary, batches, engine)

@@ -17,7 +17,7 @@ from pretrain.engine.devices import PER_RUN, Devices, devices_per_run, devices_p
 from pretrain.engine.engine import Engine, assign_weights
 from pretrain.engine.initial_weights import initial_weights
 from pretrain.engine.runs import Batch
-from pretrain.stage import build_engine
+from pretrain.training import build_pretraining_engine
 from tests.experiments import environment, small_experiment
 from tests.pretrain.conftest import Training
 from tests.pretrain.engine.test_engine import run_named
@@ -39,7 +39,7 @@ def engine_with(training: Training, **changed: Any) -> Engine:
             **changed,
         },
     )
-    engine = build_engine(experiment, experiment.sizes[1], VOCABULARY)
+    engine = build_pretraining_engine(experiment, experiment.sizes[1], VOCABULARY)
     shapes = {path: value.shape for path, value in engine.weights().items()}
     assign_weights(engine.model, initial_weights(shapes, 5, 0.2), "here")
     return engine
@@ -232,8 +232,7 @@ def train_on(devices: int, folder: Path) -> None:
     """Train on so many devices, and write what came of it; in a process of its own."""
     import tensorflow as tf
 
-    import finetune.training
-    import pretrain.stage
+    from finetune.training import build_finetuning_engine
     from pretrain.engine.devices import take_devices, training_strategy
     from tests.experiments import start_training_library
 
@@ -263,10 +262,10 @@ def train_on(devices: int, folder: Path) -> None:
                 for name, value in batches.items()
             }
         if stage == "pretrain":
-            engine = pretrain.stage.build_engine(experiment, experiment.sizes[1], VOCABULARY)
+            engine = build_pretraining_engine(experiment, experiment.sizes[1], VOCABULARY, strategy)
         else:
-            engine = finetune.training.build_finetuning_engine(
-                experiment, experiment.tasks[0], "base", 60, VOCABULARY
+            engine = build_finetuning_engine(
+                experiment, experiment.tasks[0], "base", 60, VOCABULARY, strategy
             )
         engine._begin(run_named(folder))
         engine.optimizer.peak.assign(0.02)

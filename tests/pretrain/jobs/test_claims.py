@@ -24,7 +24,7 @@ output, expires, host = sys.argv[1:]
 if host:
     socket.gethostname = lambda: host
 from configs.schema import Experiment
-from pretrain.claims import Claim
+from pretrain.jobs.claims import Claim
 from tests.experiments import small
 experiment = Experiment.model_validate({**small(output), "claim_expires": float(expires)})
 claim = Claim(experiment, "pretrain/base/p1")
@@ -38,7 +38,7 @@ WAITER = """
 import sys, time
 from pathlib import Path
 from configs.schema import Experiment
-from pretrain.claims import Claim
+from pretrain.jobs.claims import Claim
 from tests.experiments import small
 output, expires = sys.argv[1:]
 experiment = Experiment.model_validate({**small(output), "claim_expires": float(expires)})
@@ -192,7 +192,7 @@ def test_what_a_process_left_that_was_killed_at_the_end_of_a_run_is_removed(
     tmp_path: Path,
 ) -> None:
     from configs.paths import encoder_file, run_folder
-    from pretrain.stage import tidy_run
+    from pretrain.jobs.claims import tidy_run
 
     one = experiment(tmp_path)
     folder = run_folder(tmp_path, "base", 1)

@@ -24,11 +24,15 @@ def never_done(experiment: Experiment, item: Any) -> bool:
     return False
 
 
-def refuse(experiment: Experiment, item: Any, advance: Advance) -> str:
+def experiment_alone(experiment: Experiment) -> Experiment:
+    return experiment
+
+
+def refuse(session: Experiment, item: Any, advance: Advance) -> str:
     raise InputError(f"item {item}: is bad")
 
 
-def die(experiment: Experiment, item: Path, advance: Advance) -> str:
+def die(session: Experiment, item: Path, advance: Advance) -> str:
     if item.name == "die":
         os.kill(os.getpid(), signal.SIGKILL)
     import tensorflow as tf
@@ -38,7 +42,7 @@ def die(experiment: Experiment, item: Path, advance: Advance) -> str:
     return "done"
 
 
-def diverge(experiment: Experiment, item: Path, advance: Advance) -> str:
+def diverge(session: Experiment, item: Path, advance: Advance) -> str:
     if item.name == "diverge":
         raise Diverged("base/p1", 7, float("nan"), "the loss is nan")
     item.write_text("done")
@@ -50,15 +54,16 @@ MANY = """
 import sys
 from click import command
 from configs.errors import InputError
-from pretrain.workers import share_out
+from pretrain.jobs.sharing import share_out
 from tests.experiments import small_experiment
-from tests.pretrain.jobs.test_sharing import never_done, refuse
+from tests.pretrain.jobs.test_sharing import experiment_alone, never_done, refuse
 
 @command()
 def main():
     items = [f"{i:0100d}" for i in range(5000)]
     share_out(
         refuse,
+        experiment_alone,
         small_experiment(sys.argv.pop()),
         items,
         is_done=never_done,
@@ -73,9 +78,10 @@ if __name__ == "__main__":
 """
 
 
-def share_files(work: Work, output: Path, items: list[Path]) -> None:
+def share_files(work: Work[Experiment, Path], output: Path, items: list[Path]) -> None:
     share_out(
         work,
+        experiment_alone,
         small_experiment(output),
         items,
         is_done=is_there,
@@ -115,8 +121,10 @@ def test_a_worker_that_dies_ends_the_command_and_what_was_done_stays(tmp_path: P
 
 def test_a_run_that_diverges_does_not_stop_the_others(tmp_path: Path) -> None:
     items = [tmp_path / "one", tmp_path / "diverge", tmp_path / "other"]
-    said = r"^x: 1 of 3 runs diverged \(base/p1: the loss is nan at step 7\), all others are done"
-    with pytest.raises(InputError, match=said):
+    message = (
+        r"^x: 1 of 3 runs diverged \(base/p1: the loss is nan at step 7\), all others are done"
+    )
+    with pytest.raises(InputError, match=message):
         share_files(diverge, tmp_path / "out", items)
     assert items[0].is_file()
     assert items[2].is_file()

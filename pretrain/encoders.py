@@ -1,0 +1,76 @@
+"""Encoders of an experiment: which there are, in which order to make them, and imported ones."""
+
+from __future__ import annotations
+
+import json
+import logging
+
+from tqdm import tqdm
+
+from configs.atomic import write_text
+from configs.errors import InputError
+from configs.paths import encoder_file, run_folder, vocabulary_file
+from configs.schema import Checkpoints, Experiment, Size
+from pretrain.bert.importing import read_checkpoint
+from pretrain.engine.saved_arrays import remove_leftovers, write_arrays
+from pretrain.text.wordpiece import read_vocabulary, write_vocabulary
+
+logger = logging.getLogger(__name__)
+
+
+def pretrained_seeds(experiment: Experiment, size: str) -> list[int]:
+    """Pretraining seeds of a size whose encoders are there."""
+    return [
+        seed
+        for seed in experiment.pretrain_seeds
+        if encoder_file(experiment.output, size, seed).is_file()
+    ]
+
+
+def largest_first(sizes: list[Size]) -> list[Size]:
+    """Order sizes so that the longest runs are not the last to start."""
+    return sorted(sizes, key=lambda size: -size.layers * size.hidden**2)
+
+
+def import_encoders(experiment: Experiment, settings: Checkpoints) -> None:
+    """Read the checkpoints that are not here yet, and keep them as pretraining would.
+
+    Raises
+    ------
+    InputError
+        If a checkpoint cannot be used, or has another vocabulary than those before it; these
+        stay.
+    """
+    output = experiment.output
+    vocabulary = vocabulary_file(output)
+    runs = [(size, seed) for size in experiment.sizes for seed in experiment.pretrain_seeds]
+    missing = [
+        (size, seed)
+        for size, seed in runs
+        if not (vocabulary.is_file() and encoder_file(output, size.name, seed).is_file())
+    ]
+    logger.info("pretraining: %d of %d checkpoints to import", len(missing), len(runs))
+    for size, seed in tqdm(missing, desc="importing", unit=" checkpoint", disable=not missing):
+        checkpoint = settings.checkpoint(size.name, seed)
+        imported = read_checkpoint(checkpoint, size, settings)
+        if not vocabulary.is_file():
+            write_vocabulary(vocabulary, imported.vocabulary)
+        elif imported.vocabulary != read_vocabulary(vocabulary):
+            raise InputError(
+                f"{checkpoint}: its vocabulary is not that of the checkpoints imported before "
+                f"({vocabulary}); all of an experiment must share one"
+            )
+        folder = run_folder(output, size.name, seed)
+        remove_leftovers(folder)
+        write_text(folder / "source.json", json.dumps(imported.source, indent=2) + "\n")
+        write_arrays(encoder_file(output, size.name, seed), imported.weights)
+        heads = sorted(
+            {path.split("/")[0] for path in imported.weights} & {"masked_token", "next_sentence"}
+        )
+        logger.debug(
+            "imported %s/p%d: %s, with the heads: %s",
+            size.name,
+            seed,
+            checkpoint,
+            ", ".join(heads) or "none",
+        )

@@ -1,0 +1,117 @@
+"""Progress of items that several worker processes, and other commands, work on."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tqdm import tqdm
+
+logger = logging.getLogger(__name__)
+
+_MOST_NAMED = 5
+
+
+@dataclass(frozen=True)
+class SharedItem:
+    """One item to work on.
+
+    Attributes
+    ----------
+    item : object
+        What the work is given.
+    claim : str
+        Name of its claim.
+    steps : int
+        Steps of its work, for the progress bar.
+    """
+
+    item: Any
+    claim: str
+    steps: int
+
+
+class Progress:
+    """One progress bar over all items, and the lines in the log that go with it.
+
+    Its public methods, but for `close`, are the messages that workers send: each is called with
+    the arguments that a worker gives.
+
+    Parameters
+    ----------
+    items : sequence of SharedItem
+        What is worked on; workers name an item by its index.
+    label, unit : str
+        What the bar is called, and one step.
+    """
+
+    def __init__(self, items: Sequence[SharedItem], label: str, unit: str) -> None:
+        self.items, self.label = items, label
+        self._bar = tqdm(
+            total=sum(item.steps for item in items), desc=label, unit=f" {unit}", smoothing=0.05
+        )
+        self._reported = [0] * len(items)
+        self._under_way: set[int] = set()
+        self._awaited: list[str] = []
+        self.done_here = 0
+        self.divergences: list[str] = []
+
+    def log(self, level: int, message: str) -> None:
+        """Log what a worker logs."""
+        logger.log(level, "%s", message)
+
+    def begun(self, index: int) -> None:
+        """Note that one of these workers works on an item."""
+        self._under_way.add(index)
+
+    def advanced(self, index: int, steps: int) -> None:
+        """Count steps of an item, at most those that it has."""
+        steps = min(steps, self.items[index].steps - self._reported[index])
+        self._reported[index] += steps
+        self._bar.update(steps)
+
+    def settled(self, index: int) -> None:
+        """Note that an item needs no more work, whoever did it."""
+        self._under_way.discard(index)
+        self.advanced(index, self.items[index].steps)
+
+    def done(self, index: int, line: str) -> None:
+        """Note that one of these workers did an item, and what it did."""
+        self.done_here += 1
+        self.settled(index)
+        logger.debug("%s", line)
+
+    def diverged(self, index: int, line: str) -> None:
+        """Note that one of these workers stopped a run that diverged."""
+        self.done_here += 1
+        self.settled(index)
+        self.divergences.append(line)
+        logger.debug("diverged: %s", line)
+
+    def lost(self, index: int) -> None:
+        """Note that another command took over an item on which one of these workers worked."""
+        self._under_way.discard(index)
+        self._bar.update(-self._reported[index])
+        self._reported[index] = 0
+        logger.info("%s: %s was taken over by another command", self.label, self.items[index].claim)
+
+    def waiting(self, owners: dict[int, str]) -> None:
+        """Log once which items others work on, when these workers have nothing else to do."""
+        if self._under_way:
+            return
+        awaited = [f"{self.items[index].claim} ({owner})" for index, owner in owners.items()]
+        if awaited != self._awaited:
+            self._awaited = awaited
+            more = len(awaited) - _MOST_NAMED
+            logger.info(
+                "%s: waiting for what other commands do: %s%s",
+                self.label,
+                ", ".join(awaited[:_MOST_NAMED]),
+                f" and {more} more" if more > 0 else "",
+            )
+
+    def close(self) -> None:
+        """Leave the bar as it is."""
+        self._bar.close()
