@@ -14,8 +14,8 @@ from analysis.command import analyze
 from analysis.statistics.seed_differences import seed_differences
 from analysis.statistics.variance import decompose_counts
 from tests.analysis.simulation import simulate_probability, write_store
+from tests.released import read_runs, write_release
 
-SHARED = Path(__file__).parents[2].parent / "shared"
 SIZES = {"mini": 0.6, "base": 1.2, "large": 1.8}
 # Of 30 instances a split there are too few for curves of the variance given bias.
 FIGURES = (
@@ -466,12 +466,11 @@ def test_without_probabilities_there_are_no_ensembles(tmp_path: Path) -> None:
     assert len(table) == 3 * 2
 
 
-@pytest.mark.skipif(not SHARED.exists(), reason="the real predictions are not beside the project")
 def test_real_predictions_of_ten_runs(tmp_path: Path) -> None:
     from predict.command import main as predict
 
     store, out = tmp_path / "mnli.zarr", tmp_path / "out"
-    release = SHARED / "data" / "mnli-bert-base" / "mnli"
+    release = write_release(tmp_path / "mnli")
     imported = CliRunner().invoke(predict, ["import-release", str(release), "--out", str(store)])
     assert imported.exit_code == 0, imported.output
     result = run(store, "--out", out)
@@ -482,8 +481,7 @@ def test_real_predictions_of_ten_runs(tmp_path: Path) -> None:
     assert read_table(out, "lower_bounds").empty
     assert "one size only" in result.output
     # 100 other runs of the same architecture on the same instances (McCoy et al., 2020).
-    others = pd.read_csv(SHARED / "data" / "mnli_dev_matched_100_runs.csv")
-    counts = others["correct"].to_numpy()[:, None]
+    counts = read_runs().correct_of_100.astype(np.int64)[:, None]
     differences = read_table(out, "seed_differences").iloc[0]
     expected = seed_differences(counts, 100).finetune
     assert differences["diff_finetune"] == pytest.approx(expected, rel=0.1)
