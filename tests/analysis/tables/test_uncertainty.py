@@ -14,6 +14,8 @@ from analysis.tables.uncertainty import INTERVALS, KEYS, _discovery_bounds
 from predict.tensor.contract import instances_path
 from tests.analysis.test_command import assert_refused, contents, make_store, read_table, run
 
+pytestmark = pytest.mark.usefixtures("not_drawn_in_module")
+
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
