@@ -145,6 +145,7 @@ def test_figures_and_report_are_there(analyzed: tuple[Path, Result]) -> None:
     assert result.output.splitlines()[-1] == f"report: {out / 'report.html'}"
 
 
+@pytest.mark.slow
 def test_the_same_analysis_is_rewritten_to_the_same_bytes(
     store: Path, analyzed: tuple[Path, Result]
 ) -> None:
@@ -309,6 +310,7 @@ def test_odd_seeds_are_dropped_aloud(tmp_path: Path) -> None:
     assert read_table(tmp_path / "out", "accuracy")["runs"].unique().tolist() == [6]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("error::RuntimeWarning", "error::UserWarning")
 @pytest.mark.parametrize("right", [None, True, False])
 @pytest.mark.parametrize(
@@ -422,6 +424,7 @@ def test_further_triplets(store: Path, tmp_path: Path) -> None:
         assert_refused(run(store, "--out", out, "--triplet", bad), bad)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("not_drawn")
 def test_relative_bias_can_be_left_out(store: Path, tmp_path: Path) -> None:
     skipped, seeded = tmp_path / "skipped", tmp_path / "seeded"

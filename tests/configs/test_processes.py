@@ -110,6 +110,7 @@ def test_a_worker_that_died_is_told() -> None:
         list(workers.map(die, range(9), 1.0))
 
 
+@pytest.mark.slow
 def test_the_analysis_is_the_same_by_any_number_of_processes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -149,6 +150,7 @@ def test_a_damaged_chunk_is_one_line_from_a_worker_too(tmp_path: Path) -> None:
     assert not out.exists()
 
 
+@pytest.mark.slow
 def test_workers_end_with_a_parent_that_is_killed(tmp_path: Path) -> None:
     meeting = tmp_path / "meeting"
     meeting.mkdir()

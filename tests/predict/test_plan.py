@@ -115,6 +115,7 @@ def test_a_task_that_cannot_be_read_is_left_out_and_named(
     assert plan.unknown[0].startswith("mnli is left out: ") and "data.json" in plan.unknown[0]
 
 
+@pytest.mark.slow
 def test_the_whole_stops_above_the_limit_and_writes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, timed_here: list[str]
 ) -> None:

@@ -81,6 +81,7 @@ def test_the_same_seed_writes_the_same_bytes(
     assert np.any(other != read_table(bootstrapped[0], "accuracy")["accuracy_low"])
 
 
+@pytest.mark.slow
 def test_clusters_widen_the_intervals(tmp_path: Path) -> None:
     store = make_store(tmp_path / "inference.zarr", 120, (3, 2, 2))
     texts = instances_path(store)
