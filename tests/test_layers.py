@@ -79,5 +79,7 @@ def test_every_folder_is_installed_with_its_files() -> None:
         listed = {
             path for glob in setuptools["package-data"].get(name, ()) for path in folder.glob(glob)
         }
-        data = {path for path in folder.iterdir() if path.suffix in (".yaml", ".csv", ".html")}
+        data = {
+            path for path in folder.iterdir() if path.suffix in (".yaml", ".csv", ".html", ".md")
+        }
         assert listed == data, name

@@ -19,6 +19,7 @@ from finetune.stage import folder_of
 from finetune.training import FinetuningRun, Hyperparameters
 from predict.plan import prediction_plan
 from pretrain.engine.saved_arrays import read_arrays
+from pretrain.jobs.frame import show_plans
 from pretrain.jobs.plans import show_plan
 from pretrain.jobs.sharing import Work
 from pretrain.plan import pretraining_plan
@@ -123,6 +124,15 @@ def test_the_whole_stops_above_the_limit_and_writes_nothing(
     experiment["sizes"] = experiment["sizes"][:1]
     config = write_config(tmp_path / "small.yaml", experiment)
     arguments = [str(config), "--workers", "1"]
+    # Steps are timed once for both limits.
+    hours: list[float] = []
+
+    def show_once(*arguments: Any) -> float:
+        if not hours:
+            hours.append(show_plans(*arguments))
+        return hours[0]
+
+    monkeypatch.setattr("scripts.plan.show_plans", show_once)
     result = CliRunner().invoke(main, [*arguments, "--limit-hours", "1e-9"])
     assert result.exit_code == 2
     assert "LIMIT_HOURS" in result.output and "3,840 hours" in result.output
