@@ -15,16 +15,29 @@ FULL := .venv/installed
 PEERS := .venv/peers
 BASE := .venv-analysis/installed
 
-.PHONY: demo test test-analysis test-training check plan tasks reproduce analyze bench clean
+# Tests that start commands, or look at an experiment that went through all stages.
+WHOLE := $(wildcard tests/test_*.py) tests/predict/test_plan.py tests/predict/test_stage.py \
+	tests/pretrain/bert/test_exporting.py
+PYTEST := .venv/bin/python -m pytest -q
+PYTEST_ANALYSIS := .venv-analysis/bin/python -m pytest -q
+TOGETHER := $(MAKE) --no-print-directory --output-sync -j 2
+
+.DEFAULT_GOAL := help
+.PHONY: help demo plan tasks reproduce analyze test test-whole test-parts test-analysis \
+	test-fast test-fast-analysis test-fast-others check format bench clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 demo: CONFIG = configs/pocket.yaml
+demo: ## run the whole pipeline in small, on data that it generates (configs/pocket.yaml)
 
 # The paper's experiment is long: what it takes, and whether its tasks can be read, is said first.
-plan: $(FULL)
+plan: $(FULL) ## print what CONFIG takes; fail above LIMIT_HOURS
 	.venv/bin/python -m scripts.plan $(CONFIG) --limit-hours $(LIMIT_HOURS)
 
-reproduce: tasks
-tasks: plan
+reproduce: tasks ## check and plan CONFIG, then run all of its stages (default configs/paper.yaml)
+tasks: plan ## read the instances of every task of CONFIG
 	.venv/bin/python -m finetune $(CONFIG) --check
 
 demo reproduce: $(FULL)
@@ -33,25 +46,42 @@ demo reproduce: $(FULL)
 	.venv/bin/python -m predict run $(CONFIG)
 	.venv/bin/python -m analysis --config $(CONFIG)
 
-analyze: $(BASE)
+analyze: $(BASE) ## analyse PREDICTIONS into OUT, without TensorFlow
 	.venv-analysis/bin/python -m analysis $(PREDICTIONS) --out $(OUT)
 
-check: $(FULL)
+check: $(FULL) ## run the linter, the formatter and the type checker; change nothing
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 
-# Both at a time: most tests of either compute on one core.
-test: $(PEERS) $(BASE)
-	$(MAKE) --no-print-directory --output-sync -j 2 test-analysis test-training
+format: $(FULL) ## mend what the linter can mend, and format
+	.venv/bin/ruff check --fix .
+	.venv/bin/ruff format .
 
-test-analysis: $(BASE)
-	.venv-analysis/bin/python -m pytest -q tests/analysis
+# Two at a time: most tests compute on one core. The longest begins first.
+test: $(PEERS) $(BASE) ## run all tests
+	$(TOGETHER) test-whole test-analysis test-parts
 
-test-training: $(PEERS)
-	.venv/bin/python -m pytest -q tests --ignore=tests/analysis
+test-whole: $(PEERS) ## run the tests of whole stages
+	$(PYTEST) $(WHOLE)
 
-bench: $(PEERS)
+test-parts: $(PEERS) ## run the tests of everything between: configs, pretrain, finetune, predict
+	$(PYTEST) tests --ignore=tests/analysis $(addprefix --ignore=,$(WHOLE))
+
+test-analysis: $(BASE) ## run the tests of the analysis, and the examples in its docstrings
+	$(PYTEST_ANALYSIS) tests/analysis
+
+test-fast: $(PEERS) $(BASE) ## run the tests that train nothing and are not slow, in two minutes
+	$(TOGETHER) test-fast-analysis test-fast-others
+
+test-fast-analysis: $(BASE)
+	$(PYTEST_ANALYSIS) -m 'not slow' tests/analysis
+
+test-fast-others: $(PEERS)
+	$(PYTEST) -m 'not slow' tests/configs tests/predict tests/finetune/test_tasks.py \
+		tests/finetune/test_paper_tasks.py tests/pretrain/text tests/test_layers.py
+
+bench: $(PEERS) ## compare speed with named peers, on this machine
 	.venv/bin/python -m scripts.bench
 
 $(FULL): pyproject.toml constraints.txt
@@ -68,5 +98,5 @@ $(BASE): pyproject.toml constraints.txt
 	.venv-analysis/bin/python -m pip install -q -c constraints.txt -e '.[test]'
 	touch $@
 
-clean:
+clean: ## remove the virtual environments
 	rm -rf .venv .venv-analysis

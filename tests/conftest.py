@@ -24,14 +24,29 @@ def pytest_unconfigure() -> None:
     _CACHE.cleanup()
 
 
+TRAINED = {"finished", "from_files"}
+"""Fixtures of experiments that went through all stages."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what needs a trained experiment as slow."""
+    for item in items:
+        if isinstance(item, pytest.Function) and TRAINED.intersection(item.fixturenames):
+            item.add_marker("slow")
+
+
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of a small experiment that went through all stages, with its configuration."""
-    from tests.experiments import run_all_stages, small, write_config
+    """Folder of a small experiment that went through all stages, with its configuration.
+
+    The stages work in this process, so that what commands make must equal what functions make.
+    """
+    from tests.experiments import run_stages_here, small, write_config
 
     folder = tmp_path_factory.mktemp("finished")
-    config = write_config(folder / "small.yaml", small("out"))
-    run_all_stages(config, "--workers", "1")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        run_stages_here(write_config(folder / "small.yaml", small("out")))
     return folder
 
 

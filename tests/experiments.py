@@ -112,11 +112,26 @@ def files_of(folder: Path) -> dict[str, bytes]:
     }
 
 
-def run_all_stages(config: Path, *options: str) -> None:
-    """Run the three stages that make a tensor, and fail with what they say if one fails."""
-    for stage in ("pretrain", "finetune", "predict"):
-        result = run_stage(stage, config, *options)
-        assert result.returncode == 0, result.stderr
+def run_stages_here(
+    config: Path, stages: Sequence[str] = ("pretrain", "finetune", "predict")
+) -> None:
+    """Run stages as their commands do, but in this process and from its current folder."""
+    from configs.folder import prepare_folder
+    from configs.loading import load_experiment
+    from finetune.stage import finetune_experiment
+    from predict.stage import predict_experiment
+    from pretrain.stage import pretrain_experiment
+
+    work = {
+        "pretrain": pretrain_experiment,
+        "finetune": finetune_experiment,
+        "predict": predict_experiment,
+    }
+    experiment = load_experiment(config)
+    prepare_folder(experiment)
+    with work_here():
+        for stage in stages:
+            work[stage](experiment, 1)
 
 
 def start_training_library() -> None:

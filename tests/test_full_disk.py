@@ -7,14 +7,22 @@ import resource
 import shutil
 import signal
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from configs.errors import no_space
-from tests.experiments import command, environment, files_of, small, write_config
+from tests.experiments import (
+    command,
+    environment,
+    files_of,
+    run_stages_here,
+    small,
+    write_config,
+)
 from tests.test_pipeline import wait_for
 from tests.test_sharing import results, start
 
@@ -30,24 +38,46 @@ def mount(folder: Path) -> bool:
     return mounted.returncode == 0
 
 
-def can_mount(folder: Path) -> bool:
-    if not mount(folder):
-        return False
-    subprocess.run(["umount", "-l", str(folder)], check=True)
-    return True
+@dataclass(frozen=True)
+class Disk:
+    """A folder that can be filled: a file system of its own, where one may be mounted."""
+
+    folder: Path
+    mounted: bool
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """Return the folder of a file system that can be filled."""
+def small_disk(tmp_path: Path) -> Iterator[Disk]:
     folder = tmp_path / "disk"
     folder.mkdir()
-    if not mount(folder):
-        pytest.skip("needs to mount a file system")
+    mounted = mount(folder)
     try:
-        yield folder
+        yield Disk(folder, mounted)
     finally:
-        subprocess.run(["umount", "-l", str(folder)], check=True)
+        if mounted:
+            subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def limit_files(size: int) -> None:
+    """Let this process write no file larger than `size` bytes."""
+    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+
+
+@contextmanager
+def full(disk: Disk, free: int) -> Iterator[None]:
+    """Leave so many bytes, or, where nothing can be mounted, files of at most so many."""
+    if disk.mounted:
+        filler = fill(disk.folder, free)
+        yield
+        filler.unlink()
+    else:
+        limit, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
+        limit_files(free)
+        try:
+            yield
+        finally:
+            limit_files(limit)
 
 
 def fill(folder: Path, free: int) -> Path:
@@ -62,9 +92,7 @@ def fill(folder: Path, free: int) -> Path:
     return filler
 
 
-def refused(
-    stage: str, config: Path, preexec: Callable[[], Any] | None = None
-) -> tuple[str, dict[str, bytes]]:
+def refused(stage: str, config: Path) -> tuple[str, dict[str, bytes]]:
     """Run a stage that must fail for want of space; its line, and the files that there are."""
     result = subprocess.run(
         command(stage, config, "--workers", "1"),
@@ -72,7 +100,6 @@ def refused(
         env=environment(),
         capture_output=True,
         text=True,
-        preexec_fn=preexec,
         check=False,
     )
     assert result.returncode == 2, result.stderr
@@ -89,18 +116,6 @@ def refused(
 
 def checkpoints(files: dict[str, bytes]) -> dict[str, bytes]:
     return {name: content for name, content in files.items() if "/checkpoint-" in name}
-
-
-def succeed(stage: str, config: Path) -> None:
-    result = subprocess.run(
-        command(stage, config, "--workers", "1"),
-        cwd=config.parent,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert result.returncode == 0, result.stderr
 
 
 def killed_on_the_way(config: Path) -> dict[str, bytes]:
@@ -120,58 +135,41 @@ def killed_on_the_way(config: Path) -> dict[str, bytes]:
 
 
 def test_a_full_disk_stops_a_stage_and_it_goes_on_when_there_is_space(
-    finished: Path, small_disk: Path
+    finished: Path, small_disk: Disk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = write_config(small_disk / "small.yaml", small("out"))
+    folder = small_disk.folder
+    monkeypatch.chdir(folder)
+    config = write_config(folder / "small.yaml", small("out"))
     before = killed_on_the_way(config)
-    filler = fill(small_disk, min(map(len, before.values())) // 2)
-    line, files = refused("pretrain", config)
+    smallest = min(map(len, before.values()))
+    # A limit on files holds for every file, so it leaves room for all but a checkpoint.
+    with full(small_disk, smallest // 2 if small_disk.mounted else smallest - 1):
+        line, files = refused("pretrain", config)
     assert line.startswith("Error: out/pretrain/base/p1/checkpoint-")
     assert checkpoints(files) == before
-    filler.unlink()
-    succeed("pretrain", config)
+    run_stages_here(config, ["pretrain"])
 
     # Nothing at all can be written.
     for part in ("tasks", "finetune"):
-        shutil.copytree(finished / "out" / part, small_disk / "out" / part)
-    filler = fill(small_disk, 0)
-    refused("predict", config)
-    filler.unlink()
-    succeed("predict", config)
-    one, other = results(finished / "out"), results(small_disk / "out")
+        shutil.copytree(finished / "out" / part, folder / "out" / part)
+    if small_disk.mounted:
+        with full(small_disk, 0):
+            refused("predict", config)
+    run_stages_here(config, ["predict"])
+    one, other = results(finished / "out"), results(folder / "out")
     assert set(one) == set(other)
     assert [name for name in one if one[name] != other[name]] == []
 
 
-def test_a_limit_on_the_size_of_files_is_like_a_full_disk(finished: Path, tmp_path: Path) -> None:
-    if can_mount(tmp_path):
-        pytest.skip("a file system that is really full is tested")
-    config = write_config(tmp_path / "small.yaml", small("out"))
-    before = killed_on_the_way(config)
-    limit = min(map(len, before.values())) - 1
-
-    def allow_less() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-
-    line, files = refused("pretrain", config, allow_less)
-    assert line.startswith("Error: out/pretrain/base/p1/checkpoint-")
-    assert checkpoints(files) == before
-    succeed("pretrain", config)
-    one, other = results(finished / "out"), results(tmp_path / "out")
-    made = {name for name in one if name.startswith(("pretrain/", "corpus/", "vocab"))}
-    assert made <= set(other)
-    assert [name for name in sorted(made) if one[name] != other[name]] == []
-
-
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_loss_curves_that_cannot_be_written_are_recognised(small_disk: Path) -> None:
+def test_loss_curves_that_cannot_be_written_are_recognised(small_disk: Disk) -> None:
     from pretrain.engine.loss_curves import open_recorder
     from pretrain.engine.runs import Run, run_seeds
 
-    run = Run("base/p1", small_disk / "run", run_seeds("pretrain", "base/p1"), 0.001)
+    folder = small_disk.folder
+    run = Run("base/p1", folder / "run", run_seeds("pretrain", "base/p1"), 0.001)
     run.folder.mkdir()
-    fill(small_disk, 4 << 10)
-    with pytest.raises(Exception) as caught:
+    with full(small_disk, 4 << 10), pytest.raises(Exception) as caught:
         curves = open_recorder(run)
         for step in range(10_000):
             curves.add_scalar("loss", 1.0, step)

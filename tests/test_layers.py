@@ -1,8 +1,10 @@
-"""Imports run one way: between the stages, and between the subpackages of each."""
+"""Imports run one way, between stages and between their subpackages; all are installed."""
 
 from __future__ import annotations
 
 import ast
+import tomllib
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import pytest
@@ -60,3 +62,24 @@ def test_a_subpackage_imports_only_from_those_before_it(stage: str) -> None:
             parts = module.split(".")
             if parts[0] == stage and len(parts) > 1:
                 assert parts[1] in below, f"{file}: {module}"
+
+
+def test_every_folder_is_installed_with_its_files() -> None:
+    setuptools = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    patterns = setuptools["packages"]["find"]["include"]
+    folders = {file.parent for stage in STAGES for file in files_of(stage)}
+    # What `packages.find` looks for: a name that is included, and `__init__.py`.
+    for folder in folders:
+        name = ".".join(folder.relative_to(ROOT).parts)
+        assert any(fnmatchcase(name, pattern) for pattern in patterns), name
+        assert (folder / "__init__.py").is_file(), name
+    # Files that code reads are installed only if they are named.
+    for folder in folders:
+        name = ".".join(folder.relative_to(ROOT).parts)
+        listed = {
+            path for glob in setuptools["package-data"].get(name, ()) for path in folder.glob(glob)
+        }
+        data = {
+            path for path in folder.iterdir() if path.suffix in (".yaml", ".csv", ".html", ".md")
+        }
+        assert listed == data, name

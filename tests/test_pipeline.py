@@ -29,6 +29,7 @@ from tests.experiments import (
     environment,
     files_of,
     run_stage,
+    run_stages_here,
     small,
     work_here,
     write_config,
@@ -150,16 +151,24 @@ def test_killed_at_any_moment_the_stages_go_on_to_the_same_tensor(
     assert [name for name in sorted(kept | chunks) if one[name] != other[name]] == []
 
 
-def test_a_finished_stage_run_again_changes_nothing(finished: Path) -> None:
+def test_a_finished_stage_run_again_changes_nothing(
+    finished: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     def kept() -> dict[str, bytes]:
         files = files_of(finished / "out")
         return {name: value for name, value in files.items() if not name.startswith("logs/")}
 
     before = kept()
-    for stage in ("pretrain", "predict"):
-        result = run_stage(stage, finished / "small.yaml")
-        assert result.returncode == 0, result.stderr
-        assert "0 of 4 runs to do" in result.stderr or "0 runs to do" in result.stderr
+    monkeypatch.chdir(finished)
+    caplog.set_level(logging.INFO)
+    for stage, line in (
+        ("pretrain", "0 of 4 runs to do"),
+        ("finetune", "0 of 8 runs to do"),
+        ("predict", "0 runs to do"),
+    ):
+        caplog.clear()
+        run_stages_here(finished / "small.yaml", [stage])
+        assert line in caplog.text
     assert kept() == before
 
 

@@ -178,6 +178,7 @@ def test_a_worker_that_died_is_named() -> None:
         list(workers.map(die, range(9), 1.0))
 
 
+@pytest.mark.slow
 def test_the_analysis_is_the_same_by_any_number_of_processes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -223,6 +224,7 @@ def test_a_worker_does_not_import_what_only_the_analysis_needs() -> None:
     assert result.stdout == "False False\n", result.stderr
 
 
+@pytest.mark.slow
 def test_workers_end_with_a_parent_that_is_killed(tmp_path: Path) -> None:
     meeting = tmp_path / "meeting"
     meeting.mkdir()

@@ -7,6 +7,7 @@ from analysis.bootstrap.draws import Resampling
 from scripts.calibration import Scenario, bound_of_counts, calibrate, interval_coverage, simulate
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "scenario",
     [

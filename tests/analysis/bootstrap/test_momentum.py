@@ -81,6 +81,7 @@ def test_copies_of_a_seed_do_not_bring_the_shared_noise_back() -> None:
     assert np.mean(cut) < -0.1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shared", [False, True])
 def test_cross_fitted_intervals_cover_the_expectation(shared: bool) -> None:
     """Differences independent given Acc[s2], of correlation 0; and equal ones, attenuated."""

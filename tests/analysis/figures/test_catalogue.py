@@ -51,6 +51,7 @@ def rendered(inputs: Inputs) -> list[RenderedFigure]:
     return list(all_figures([task], [table]))
 
 
+@pytest.mark.slow
 def test_every_figure_of_the_paper_is_drawn_with_the_same_bytes_twice(inputs: Inputs) -> None:
     first, second = rendered(inputs), rendered(inputs)
     assert [figure.name.split("-")[0] for figure in first] == [

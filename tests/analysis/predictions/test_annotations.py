@@ -11,9 +11,8 @@ from click.testing import CliRunner, Result
 
 from analysis.command import analyze
 from analysis.predictions.annotations import read_annotations
-
-SHARED = Path(__file__).parents[3].parent / "shared"
-DECAYING = SHARED / "data" / "decaying"
+from analysis.tables.published import published_numbers
+from tests.released import write_annotations
 
 
 def run(*arguments: object) -> Result:
@@ -94,9 +93,9 @@ def test_tasks_are_named_by_files(tmp_path: Path) -> None:
     assert [read.task for read in read_annotations(folder)] == ["my task", "sst-2"]
 
 
-@pytest.mark.skipif(not DECAYING.exists(), reason="needs ../shared/data")
 def test_the_released_annotations_are_those_of_table_5(tmp_path: Path) -> None:
-    result = run("--annotations", DECAYING, "--out", tmp_path / "out")
+    decaying = write_annotations(tmp_path / "decaying")
+    result = run("--annotations", decaying, "--out", tmp_path / "out")
     assert result.exit_code == 0, result.output
     tables = tmp_path / "out" / "tables"
     label_quality = pd.read_csv(tables / "label_quality.csv")
@@ -104,7 +103,7 @@ def test_the_released_annotations_are_those_of_table_5(tmp_path: Path) -> None:
     mnli = groups["mnli", "dev_matched", "decaying"]
     assert mnli["count"].tolist() == [34, 9, 5, 3]
     assert mnli["category"].tolist() == ["correct", "fine", "wrong", "unsure"]
-    published = pd.read_csv(SHARED / "paper" / "table05_labels.csv")
+    published = published_numbers("table05_labels")
     splits = {"mnli": "dev_matched", "qqp": "dev", "sst-2": "train"}
     for _, row in published.iterrows():
         ours = groups[row["task"], splits[row["task"]], row["group"]]

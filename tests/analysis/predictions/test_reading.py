@@ -261,6 +261,7 @@ def test_chunks_of_any_shape_give_the_same(tmp_path: Path, chunks: tuple[int, ..
     assert_same(read(path), read(other))
 
 
+@pytest.mark.slow
 def test_memory_beyond_the_counts_does_not_grow_with_the_instances(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -22,6 +22,8 @@ INTERVALS = {
     if isinstance(family, SplitFamily) and family.intervals
 }
 
+pytestmark = pytest.mark.usefixtures("not_drawn_in_module")
+
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -88,6 +90,7 @@ def test_the_same_seed_writes_the_same_bytes(
     assert np.any(other != read_table(bootstrapped[0], "accuracy")["accuracy_low"])
 
 
+@pytest.mark.slow
 def test_clusters_widen_the_intervals(tmp_path: Path) -> None:
     store = make_store(tmp_path / "inference.zarr", 120, (3, 2, 2))
     texts = instances_path(store)

@@ -19,6 +19,8 @@ from tests.analysis.simulation import simulate_probability, write_store
 
 REPOSITORY = Path(__file__).parents[3]
 
+pytestmark = pytest.mark.usefixtures("not_drawn_in_module")
+
 
 def accuracies(*rows: tuple[str, str, str, float], runs: int = 50, **more: float) -> pd.DataFrame:
     frame = pd.DataFrame(rows, columns=["task", "split", "size", "accuracy"])

@@ -23,10 +23,9 @@ from predict.tensor.contract import instances_path
 from predict.tensor.opening import open_store
 from predict.tensor.writing import finished_runs
 from tests.predict.tensor.test_store import tree
+from tests.released import write_release
 
 LABELS = ["contradiction", "entailment", "neutral"]
-SHARED = Path(__file__).parents[3].parent / "shared"
-MNLI = SHARED / "data" / "mnli-bert-base" / "mnli"
 
 
 def released(
@@ -416,9 +415,9 @@ def test_names_of_runs() -> None:
     assert ReleasedRun("small", 10, 3, 10).epoch == 10 / 3
 
 
-@pytest.mark.skipif(not MNLI.exists(), reason="needs ../shared/data")
 def test_ten_bert_base_runs_on_mnli(tmp_path: Path) -> None:
-    result = run("import-release", MNLI, "--out", tmp_path / "mnli.zarr")
+    release = write_release(tmp_path / "mnli")
+    result = run("import-release", release, "--out", tmp_path / "mnli.zarr")
     assert result.exit_code == 0
     assert "9,815 instances" in result.output and "mean accuracy 0.8472" in result.output
     dataset = open_store(tmp_path / "mnli.zarr").load()
