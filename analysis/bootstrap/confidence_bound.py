@@ -29,10 +29,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis.bootstrap.bounds import ResampledPair, gaps_of_counts
+from analysis.bootstrap.bounds import ResampledPair
 from analysis.bootstrap.draws import Resampling
 from analysis.bootstrap.intervals import LEVEL, repeated_draws, spread
-from analysis.bootstrap.joint_counts import joint_counts, replaced_counts
+from analysis.bootstrap.joint_counts import gaps_of_counts, joint_counts, replaced_counts
 from analysis.statistics.counts import Counts
 
 DRAWS = 10_000

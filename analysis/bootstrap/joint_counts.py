@@ -75,6 +75,28 @@ def gap_kernel(seeds: int) -> NDArray[np.float64]:
     return (difference[:, :, None] <= levels - seeds) - baseline
 
 
+def gaps_of_counts(
+    counts: NDArray[np.float64],
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Gaps of joint counts, for instances that decay and for those that improve.
+
+    Parameters
+    ----------
+    counts : ndarray of float64, shape [..., seed + 1, seed + 1]
+        Fractions of instances.
+
+    Returns
+    -------
+    decay, improve : ndarray of float64, shape [..., seed + 1]
+        At the thresholds from -1 to 0.
+    """
+    kernel = gap_kernel(counts.shape[-1] - 1)
+    return (
+        np.tensordot(counts, kernel, axes=2),
+        np.tensordot(counts, kernel.transpose(1, 0, 2), axes=2),
+    )
+
+
 def joint_counts(
     first: NDArray[np.integer], second: NDArray[np.integer], runs: int
 ) -> NDArray[np.float64]:
