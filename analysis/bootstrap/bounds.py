@@ -27,14 +27,14 @@ from analysis.statistics.decay import half_differences
 from analysis.statistics.multisets import every_multiset, resampled_multisets
 from configs.processes import Workers
 
-BLOCK_INSTANCES = 2**16
+BLOCK_INSTANCES = 2**17
 """Instances that are resampled together."""
 
-RESAMPLED_INSTANCES = 2**21
+RESAMPLED_INSTANCES = 2**20
 """Instances, times replicates, whose multisets are held at once."""
 
-PRODUCT_CELLS = 2**17
-"""Elements of N E2 up to which several replicates are multiplied at once."""
+CACHED_CELLS = 2**17
+"""Instances, and elements of N E2, that several replicates together should not exceed."""
 
 COMPARISONS_PER_SECOND = 6e7
 """Roughly how many instances one process compares, times replicates and pairs."""
@@ -329,7 +329,7 @@ def _split_unit(seeds: int) -> int:
 def _sum_block(
     block: tuple[_Resamples, dict[int, NDArray[np.unsignedinteger]], NDArray[np.float64] | None],
 ) -> dict[tuple[int, int], _Sums]:
-    """Sum over a block of instances: counts [instance, seed] by size, and the instances' weights."""
+    """Sum over a block of instances: by size their counts [instance, seed], and their weights."""
     resamples, correct, instance_weights = block
     seeds, runs = resamples.seeds, resamples.runs
     correct = {size: counts[:, :seeds] for size, counts in correct.items()}
@@ -379,7 +379,7 @@ def _compare(
     first, second = smaller.table, larger.table
     halves, correct = first.halves, first.correct
     products = np.empty((len(weights), halves.stop, halves.stop))
-    step = max(PRODUCT_CELLS // first.columns.size, 1)
+    step = max(CACHED_CELLS // max(first.columns.size, weights.shape[1]), 1)
     for start in range(0, len(weights), step):
         part = slice(start, start + step)
         observed, joint = _count_pairs(smaller.part(part), larger.part(part), weights[part])
