@@ -29,12 +29,15 @@ from analysis.statistics.decay import DecayBound, DecayCurves, decay_bound
 PANEL_WIDTH = 1.4
 """Least width of a panel of the grid, in inches."""
 
+PANEL_MARGIN = 0.3
+"""Width of a panel, in inches, that its axes and their title leave to the tick labels."""
+
 LABEL_GAP, LABEL_WIDTH = 0.12, 0.3
-"""Of the bound's label, in units of the threshold: distance from its mark, and width."""
+"""Distance of the bound's label from its mark, and width of the label, in units of t."""
 
 
 def decay_cumulative_figure(curves: DecayCurves, s1: str, s2: str) -> Figure:
-    """Draw discovery and baseline by threshold, with the bound where it is read off (Figure 4).
+    """Draw discovery and baseline by threshold, and mark the bound (Figure 4).
 
     Parameters
     ----------
@@ -53,23 +56,25 @@ def decay_cumulative_figure(curves: DecayCurves, s1: str, s2: str) -> Figure:
     bound = decay_bound(curves)
     top = _draw_curves(axes, curves, bound)
     if bound.bound > 0:
-        at = _middle_of_step(curves, bound)
-        leftmost = at < -0.5
-        edge = at + LABEL_GAP if leftmost else min(at, -0.3) - 0.5 * LABEL_GAP
-        # Over the observed curve, which is highest at the label's right end, and under the legend.
-        right = edge + LABEL_WIDTH if leftmost else edge
-        steps = np.searchsorted(curves.thresholds[: curves.steps], right, side="right")
-        over = float(curves.discovery[max(int(steps) - 1, 0)])
+        mark = _middle_of_step(curves, bound)
+        # The label goes to the side of the mark that has room for it.
+        to_the_right = mark < -0.5
+        edge = mark + LABEL_GAP if to_the_right else min(mark, -0.3) - 0.5 * LABEL_GAP
+        # It goes above the observed curve, which is highest at the label's right end, and below
+        # the legend.
+        right_end = edge + LABEL_WIDTH if to_the_right else edge
+        steps = np.searchsorted(curves.thresholds[: curves.steps], right_end, side="right")
+        highest = float(curves.discovery[max(int(steps) - 1, 0)])
         axes.annotate(
-            _text_of(bound),
-            (at, bound.discovery),
-            xytext=(edge, min(max(0.42 * top, over + 0.04 * top), 0.62 * top)),
-            ha="left" if leftmost else "right",
+            _bound_label(bound),
+            (mark, bound.discovery),
+            xytext=(edge, min(max(0.42 * top, highest + 0.04 * top), 0.62 * top)),
+            ha="left" if to_the_right else "right",
             va="bottom",
             fontsize=7,
             bbox={"boxstyle": "square,pad=0.1", "facecolor": "white", "edgecolor": "none"},
             arrowprops={"arrowstyle": "-", "color": MARK, "linewidth": 0.6},
-            # Where there is no such place, the curve goes over the label.
+            # Where there is no such place, the curve is drawn over the label.
             zorder=1,
         )
     axes.set_xlabel(wrapped(f"threshold t (change from {s1} to {s2})", COLUMN_WIDTH))
@@ -109,12 +114,11 @@ def decay_grid_figure(sizes: Sequence[str], pairs: Sequence[Comparison]) -> Figu
                 continue
             bound = decay_bound(curves)
             top = _draw_curves(axes, curves, bound)
-            # The axes lie to the right in their panel, and the title over the axes.
-            _set_title(axes, s1, s2, width / panels - 0.3)
-            axes.text(-0.97, 0.97 * top, _text_of(bound), va="top", fontsize=6.5)
+            _set_title(axes, s1, s2, width / panels - PANEL_MARGIN)
+            axes.text(-0.97, 0.97 * top, _bound_label(bound), va="top", fontsize=6.5)
             axes.yaxis.set_major_locator(MaxNLocator(3, steps=[1, 2, 5, 10]))
             axes.set_xticks([-1.0, -0.5, 0.0], ["\N{MINUS SIGN}1", "\N{MINUS SIGN}0.5", "0"])
-            # The panels below the diagonal, which would show the ticks, are empty.
+            # The panels below the diagonal, which would show the tick labels, are empty.
             axes.tick_params(labelbottom=column == row)
             handles = handles or list(axes.get_legend_handles_labels()[0])
     if handles:
@@ -125,6 +129,7 @@ def decay_grid_figure(sizes: Sequence[str], pairs: Sequence[Comparison]) -> Figu
 
 
 def _set_title(axes: Axes, s1: str, s2: str, width: float) -> None:
+    """Name the sizes above the axes, smaller and on two lines where one has no room for them."""
     title, points = f"{s1} to {s2}", 8.0
     if len(title) > characters_in(width, points):
         points = 6.5
@@ -138,36 +143,30 @@ def _draw_curves(axes: Axes, curves: DecayCurves, bound: DecayBound) -> float:
     below = slice(0, curves.steps)
     thresholds = curves.thresholds[below]
     discovery, baseline = curves.discovery[below], curves.baseline[below]
-    # The last value holds up to the next lattice point, which is 0.
-    ends = np.append(thresholds, 0.0)
-    axes.step(
-        ends, np.append(discovery, discovery[-1]), color=OBSERVED, label="observed", where="post"
-    )
-    axes.step(
-        ends,
-        np.append(baseline, baseline[-1]),
-        color=BASELINE,
-        linestyle=DASHED,
-        label="baseline",
-        where="post",
-    )
+    for values, label, color, linestyle in (
+        (discovery, "observed", OBSERVED, "-"),
+        (baseline, "baseline", BASELINE, DASHED),
+    ):
+        # The last value holds up to the next lattice point, which is 0.
+        ends, heights = np.append(thresholds, 0.0), np.append(values, values[-1])
+        axes.step(ends, heights, color=color, linestyle=linestyle, label=label, where="post")
     top = max(float(discovery[-1]), float(baseline[-1]), 1e-6)
     if bound.bound > 0:
         # Near t = 0 both curves may rise so high that the gap could no longer be seen.
         top = min(top, 3.0 * bound.discovery)
-        at = _middle_of_step(curves, bound)
-        axes.vlines(at, bound.baseline, bound.discovery, color=MARK, linewidth=1.6)
-        axes.plot([at, at], [bound.baseline, bound.discovery], "_", color=MARK, markersize=6)
+        mark = _middle_of_step(curves, bound)
+        axes.vlines(mark, bound.baseline, bound.discovery, color=MARK, linewidth=1.6)
+        axes.plot([mark, mark], [bound.baseline, bound.discovery], "_", color=MARK, markersize=6)
     axes.set(xlim=(-1.0, 0.0), ylim=(0.0, 1.05 * top))
     return top
 
 
 def _middle_of_step(curves: DecayCurves, bound: DecayBound) -> float:
-    """Where to mark the bound: a step starts at its threshold, and is flat in its middle."""
+    """Return where to mark the bound: halfway along the step that starts at its threshold."""
     return bound.threshold + 0.5 / curves.steps
 
 
-def _text_of(bound: DecayBound) -> str:
+def _bound_label(bound: DecayBound) -> str:
     if bound.bound <= 0:
         return "no bound"
     return minus(f"bound {bound.bound:.2%}\nat t = {bound.threshold:.3g}")

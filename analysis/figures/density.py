@@ -29,13 +29,13 @@ def instance_accuracy_figure(counts: Counts) -> Figure:
     Parameters
     ----------
     counts : Counts
-        Of one split; sizes without complete seeds are left out.
+        Of one split; sizes without complete seeds have no panel.
 
     Returns
     -------
     matplotlib.figure.Figure
-        Densities on a logarithmic scale: almost all instances are at 0 or 1, and what matters
-        lies between.
+        Densities on a logarithmic scale: almost all instances are at 0 or 1, and those of
+        interest lie between.
     """
     shown = [size for size, seeds in enumerate(counts.seeds) if seeds]
     columns = min(len(shown), 5)
@@ -98,12 +98,12 @@ def instance_difference_figure(curves: DecayCurves, s1: str, s2: str) -> Figure:
 
 
 def _density(
-    counts: NDArray[np.integer] | NDArray[np.floating], low: float, high: float, most: int
+    counts: NDArray[np.integer] | NDArray[np.floating], low: float, high: float, bins: int
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Density over the lattice from `low` to `high`, in at most `most` bins and one more.
+    """Compute the density over the lattice from `low` to `high`, in at most `bins` + 1 bins.
 
-    Bins hold whole lattice points, all the same odd number of them except at the two ends: one
-    where there is room, and never bins that alternate in width.
+    Every bin holds the same odd number of lattice points (one, where there are few enough), except
+    the first and the last: bins that alternate in width would make the density alternate.
 
     Returns
     -------
@@ -113,10 +113,11 @@ def _density(
         Half a lattice step before each bin's first point.
     """
     points = len(counts)
-    wide = -(-points // most)
-    wide += 1 - wide % 2
-    lead = (points - wide) // 2 % wide
-    starts = np.unique(np.concatenate(([0], np.arange(lead, points, wide))))
+    width = -(-points // bins)
+    width += 1 - width % 2
+    # One bin lies in the middle, which makes the bins of a difference symmetric about 0.
+    second = (points - width) // 2 % width
+    starts = np.unique(np.concatenate(([0], np.arange(second, points, width))))
     edges = low + (np.append(starts, points) - 0.5) * (high - low) / (points - 1)
     weight = np.asarray(counts, dtype=np.float64)
     return np.add.reduceat(weight, starts) / weight.sum() / np.diff(edges), edges

@@ -37,13 +37,13 @@ PAGE_WIDTH = 6.8
 PNG_DPI = 200
 
 EM_OF_CHARACTER = 0.6
-"""Width of a character of the font in names, in ems; few are wider."""
+"""Width of a character in ems, which few characters of a name exceed."""
 
 LEGEND_ROW = 0.145
 """Height of a row of a legend, in inches."""
 
 LEGEND_HANDLE = 9
-"""Characters that the line of a legend's entry takes, with the space around it."""
+"""Width of the line of a legend's entry and the space around it, in characters."""
 
 _STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
@@ -88,12 +88,12 @@ def minus(text: str) -> str:
 
 
 def characters_in(width: float, points: float) -> int:
-    """Tell how many characters of a font size fit into a width in inches."""
+    """Return how many characters of a font size fit into a width in inches."""
     return max(int(72 * width / (EM_OF_CHARACTER * points)), 4)
 
 
 def shortened(name: str, characters: int) -> str:
-    """Cut out the middle of a name that is longer than so many characters."""
+    """Cut the middle out of a name that has more than the given number of characters."""
     if len(name) <= characters:
         return name
     end = (characters - 1) // 2
@@ -106,9 +106,9 @@ def wrapped(text: str, width: float, points: float = 8) -> str:
 
 
 def add_legend_of_sizes(figure: Figure, sizes: Iterable[str], loc: str) -> None:
-    """Put a legend of what is drawn outside the axes, in as many columns as there is room for.
+    """Put a legend of the sizes that are drawn outside the axes, in as many columns as fit.
 
-    With more than two rows the figure becomes higher by the others.
+    The figure grows by the height of every row after the second.
     """
     lines: dict[str, Artist] = {}
     for axes in figure.axes:
@@ -119,7 +119,7 @@ def add_legend_of_sizes(figure: Figure, sizes: Iterable[str], loc: str) -> None:
     names = [shortened(size, room - LEGEND_HANDLE) for size in drawn]
     longest = max(map(len, names), default=0)
     columns = max(room // (longest + LEGEND_HANDLE), 1)
-    # As even as the rows allow.
+    # No more columns than that number of rows needs.
     rows = max(-(-len(names) // columns), 1)
     columns = max(-(-len(names) // rows), 1)
     handles = [lines[size] for size in drawn]
@@ -129,7 +129,7 @@ def add_legend_of_sizes(figure: Figure, sizes: Iterable[str], loc: str) -> None:
 
 def size_styles(sizes: int) -> list[dict[str, Any]]:
     """Choose a line for each size, smallest first: neighbours differ in lightness and dashes."""
-    # The lightest yellow could not be seen on white.
+    # The lightest yellow of the palette would vanish on white.
     positions = np.linspace(0.2, 1.0, sizes) if sizes > 1 else [1.0]
     colours = mpl.colormaps[SIZE_COLOURS](positions)
     return [
@@ -150,7 +150,7 @@ def set_log_density(axes: Axes, smallest: float, largest: float) -> None:
 
 
 def _lay_out(figure: Figure) -> None:
-    """Place axes and labels once, for both formats: it takes longer than to draw them."""
+    """Place axes and labels once for both formats, as placing takes longer than drawing."""
     if isinstance(figure.get_layout_engine(), ConstrainedLayoutEngine):
         FigureCanvasAgg(figure)
         figure.set_dpi(PNG_DPI)

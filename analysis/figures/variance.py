@@ -36,7 +36,7 @@ def pretrain_variance_figure(curves: pd.DataFrame) -> Figure:
     """
     figure = new_figure(COLUMN_WIDTH, 2.7)
     axes = figure.subplots()
-    _draw(axes, curves, "zero_one", "pretrain_variance")
+    _draw_curves(axes, curves, "zero_one", "pretrain_variance")
     axes.set_xlabel("squared bias")
     axes.set_ylabel(COMPONENTS["pretrain_variance"])
     add_legend_of_sizes(figure, curves["size"], "outside upper center")
@@ -62,7 +62,7 @@ def variance_given_bias_figure(curves: pd.DataFrame) -> Figure:
     for row, loss in enumerate(losses):
         for column, (component, name) in enumerate(COMPONENTS.items()):
             axes = grid[row, column]
-            _draw(axes, curves, loss, component)
+            _draw_curves(axes, curves, loss, component)
             axes.set_title(f"{name}, {LOSSES[loss]}")
     for axes in grid[-1]:
         axes.set_xlabel("squared bias")
@@ -72,7 +72,7 @@ def variance_given_bias_figure(curves: pd.DataFrame) -> Figure:
     return figure
 
 
-def _draw(axes: Axes, curves: pd.DataFrame, loss: str, component: str) -> None:
+def _draw_curves(axes: Axes, curves: pd.DataFrame, loss: str, component: str) -> None:
     sizes = list(dict.fromkeys(curves["size"]))
     chosen = curves[(curves["loss"] == loss) & (curves["component"] == component)]
     top = 0.0

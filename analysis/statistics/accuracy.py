@@ -1,49 +1,62 @@
-"""Instance accuracy (Equation 1) and the accuracy of whole runs."""
+"""Accuracy of instances (Equation 1) and of whole runs."""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
 
-
-def instance_accuracy(correct: NDArray[np.integer], runs: int) -> NDArray[np.float64]:
-    """Estimate how often models of one size predict each instance correctly.
-
-    Parameters
-    ----------
-    correct : ndarray of int, shape [instance, pretrain_seed]
-        Correct finetuning runs, 0..`runs`, of at least one pretraining seed.
-    runs : int
-        Finetuning runs of one pretraining seed.
-
-    Returns
-    -------
-    ndarray of float64, shape [instance]
-        Fractions in 0..1: the empirical average under Equation 1 of the paper.
-    """
-    return correct.sum(axis=1, dtype=np.int64) / (correct.shape[1] * runs)
+from analysis.statistics.counts import correct_runs
+from analysis.statistics.shapes import CorrectCounts
 
 
-def instance_accuracy_counts(correct: NDArray[np.integer], runs: int) -> NDArray[np.int64]:
+def instance_accuracy_counts(correct: CorrectCounts, runs: int) -> NDArray[np.int64]:
     """Count the instances at each value that the instance accuracy can take.
 
+    The instance accuracy is estimated by the fraction of correct runs, the empirical average that
+    the paper gives below Equation 1.
+
     Parameters
     ----------
-    correct : ndarray of int, shape [instance, pretrain_seed]
-        Correct finetuning runs, 0..`runs`.
+    correct : CorrectCounts
     runs : int
         Finetuning runs of one pretraining seed.
 
     Returns
     -------
     ndarray of int64, shape [pretrain_seed * runs + 1]
-        Element j: the instances on which exactly j runs were right (Figure 2a).
+        Element j: the instances on which exactly j runs are correct (Figure 2a).
+
+    Examples
+    --------
+    Two pretraining seeds with 2 runs each. On the first and the last instance all 4 runs are
+    correct, on the second instance 1 run is:
+
+    >>> instance_accuracy_counts(np.array([[2, 2], [0, 1], [2, 2]]), runs=2).tolist()
+    [0, 1, 0, 0, 2]
     """
-    total = correct.sum(axis=1, dtype=np.int64)
-    return np.bincount(total, minlength=correct.shape[1] * runs + 1)
+    return np.bincount(correct_runs(correct), minlength=correct.shape[1] * runs + 1)
 
 
-def overall_accuracy(correct: NDArray[np.integer], runs: int) -> float:
-    """Average accuracy over instances and runs, a fraction; NaN without runs or instances."""
-    cells = correct.size * runs
-    return float(correct.sum(dtype=np.int64) / cells) if cells else float("nan")
+def overall_accuracy(correct: CorrectCounts, runs: int) -> float:
+    """Average the accuracy over instances and runs.
+
+    Parameters
+    ----------
+    correct : CorrectCounts
+    runs : int
+        Finetuning runs of one pretraining seed.
+
+    Returns
+    -------
+    float
+        A fraction; NaN without runs or without instances.
+
+    Examples
+    --------
+    Of 2 instances x 2 seeds x 2 runs = 8 predictions, 2 + 2 + 0 + 1 = 5 are correct:
+
+    >>> overall_accuracy(np.array([[2, 2], [0, 1]]), runs=2)
+    0.625
+    """
+    predictions = correct.size * runs
+    return float(correct.sum(dtype=np.int64) / predictions) if predictions else float("nan")

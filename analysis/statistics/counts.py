@@ -1,4 +1,4 @@
-"""The sufficient statistic: how many finetuning runs of each pretraining seed were right."""
+"""The sufficient statistic: how many finetuning runs of each pretraining seed are correct."""
 
 from __future__ import annotations
 
@@ -7,20 +7,22 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from analysis.statistics.shapes import CorrectCounts, InstanceIntegers
+
 
 @dataclass(frozen=True)
 class Counts:
-    """u[s, i, P]: correct finetuning runs by size, instance and complete pretraining seed.
+    """Correct finetuning runs by size, instance and complete pretraining seed.
 
-    The same shape serves single runs (``runs`` = F) and ensembles (``runs`` = 1).
+    The same class serves single runs (``runs`` = F) and ensembles (``runs`` = 1).
 
     Attributes
     ----------
     sizes : tuple of str
         Model sizes, smallest first.
     seeds : tuple of tuple of int
-        For each size, the pretraining seeds all of whose runs are finished, in order.
-    correct : tuple of ndarray of unsigned int, each of shape [instance, seed]
+        For each size, in order, the pretraining seeds all of whose runs are finished.
+    correct : tuple of CorrectCounts, unsigned
         For each size, the number of correct runs, 0..`runs`.
     runs : int
         F, the finetuning runs of one pretraining seed.
@@ -37,7 +39,7 @@ class Counts:
         return self.correct[0].shape[0] if self.correct else 0
 
     def at(self, instances: NDArray[np.integer]) -> Counts:
-        """Return the counts of the chosen instances (ascending positions, shape [chosen])."""
+        """Return the counts of the chosen instances (ascending positions)."""
         where: slice | NDArray[np.integer] = instances
         if len(instances) and instances[-1] - instances[0] == len(instances) - 1:
             # One stretch, as the instances of a split usually are, needs no copy.
@@ -46,20 +48,34 @@ class Counts:
         return Counts(sizes=self.sizes, seeds=self.seeds, correct=chosen, runs=self.runs)
 
     def common_even_seeds(self, first: int, second: int) -> int:
-        """Largest even number of pretraining seeds that two sizes (positions) both have."""
+        """Return the largest even number of pretraining seeds that two sizes (positions) have.
+
+        Examples
+        --------
+        Both sizes have 2 seeds; the third seed of ``base`` cannot be paired:
+
+        >>> correct = np.zeros((1, 2), np.uint8), np.zeros((1, 3), np.uint8)
+        >>> Counts(("mini", "base"), ((1, 2), (1, 2, 3)), correct, runs=5).common_even_seeds(0, 1)
+        2
+        """
         return min(len(self.seeds[first]), len(self.seeds[second])) // 2 * 2
 
 
-def correct_runs(correct: NDArray[np.integer]) -> NDArray[np.int64]:
-    """Add up the correct runs of every instance.
+def correct_runs(correct: CorrectCounts) -> InstanceIntegers:
+    """Add up the correct runs of every instance over the pretraining seeds.
 
     Parameters
     ----------
-    correct : ndarray of int, shape [instance, seed]
+    correct : CorrectCounts
 
     Returns
     -------
-    ndarray of int64, shape [instance]
+    InstanceIntegers
+
+    Examples
+    --------
+    >>> correct_runs(np.array([[2, 2], [0, 1]])).tolist()
+    [4, 1]
     """
     total = np.zeros(len(correct), dtype=np.int64)
     # Column by column: NumPy's sum along so short an axis takes several times as long.
@@ -69,5 +85,13 @@ def correct_runs(correct: NDArray[np.integer]) -> NDArray[np.int64]:
 
 
 def count_dtype(runs: int) -> np.dtype[np.unsignedinteger]:
-    """Return the smallest unsigned type that holds a count of 0..`runs`."""
+    """Return the smallest unsigned type that holds a count of 0..`runs`.
+
+    Examples
+    --------
+    One byte holds 0..255:
+
+    >>> count_dtype(255), count_dtype(256)
+    (dtype('uint8'), dtype('uint16'))
+    """
     return np.dtype(np.min_scalar_type(runs))

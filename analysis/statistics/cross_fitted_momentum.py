@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from analysis.statistics.momentum import BUCKETS, correlate_sizes
+from analysis.statistics.shapes import BucketValues, CorrectCounts, SeedPositions
 
 ROLES = 3
 """Groups of pretraining seeds: for the bucket, the first and the second difference."""
@@ -26,15 +26,15 @@ class CrossFittedMomentum:
 
     Attributes
     ----------
-    pearson, spearman : ndarray of float64, shape [bucket]
+    pearson, spearman : BucketValues
         NaN where no assignment defines a correlation.
     """
 
-    pearson: NDArray[np.float64]
-    spearman: NDArray[np.float64]
+    pearson: BucketValues
+    spearman: BucketValues
 
 
-def assignments(seeds: int) -> list[tuple[NDArray[np.int64], ...]]:
+def assignments(seeds: int) -> list[tuple[SeedPositions, ...]]:
     """Assign seeds to the three roles, every seed equally often to each.
 
     The seeds are set in a circle and cut into three arcs, as equal as can be, the first the
@@ -48,18 +48,26 @@ def assignments(seeds: int) -> list[tuple[NDArray[np.int64], ...]]:
 
     Returns
     -------
-    list of tuple of three ndarray of int64
-        Positions of the seeds for the bucket, the first and the second difference.
+    list of tuple of three SeedPositions
+        The seeds for the bucket, the first and the second difference.
+
+    Examples
+    --------
+    Three seeds have 3 rotations in either direction, which are all orders of the seeds:
+
+    >>> [[group.tolist() for group in groups] for groups in assignments(3)[:3]]
+    [[[0], [1], [2]], [[1], [2], [0]], [[2], [0], [1]]]
+    >>> [[group.tolist() for group in groups] for groups in assignments(3)[3:]]
+    [[[2], [1], [0]], [[1], [0], [2]], [[0], [2], [1]]]
     """
-    found = []
-    for direction in (1, -1):
-        circle = np.arange(seeds)[::direction]
-        for turn in range(seeds):
-            found.append(tuple(np.array_split(np.roll(circle, -turn), ROLES)))
-    return found
+    return [
+        tuple(np.array_split(np.roll(np.arange(seeds)[::direction], -turn), ROLES))
+        for direction in (1, -1)
+        for turn in range(seeds)
+    ]
 
 
-def spaced_assignments(seeds: int) -> list[tuple[NDArray[np.int64], ...]]:
+def spaced_assignments(seeds: int) -> list[tuple[SeedPositions, ...]]:
     """Choose six of the `assignments`: three a third of the circle apart, in both directions.
 
     Every seed takes every role, twice where the seeds are a multiple of three.
@@ -71,14 +79,21 @@ def spaced_assignments(seeds: int) -> list[tuple[NDArray[np.int64], ...]]:
 
     Returns
     -------
-    list of tuple of three ndarray of int64
+    list of tuple of three SeedPositions
+
+    Examples
+    --------
+    Of six seeds in arcs of two, the first three assignments start at the seeds 0, 2 and 4:
+
+    >>> [[group.tolist() for group in groups] for groups in spaced_assignments(6)[:3]]
+    [[[0, 1], [2, 3], [4, 5]], [[2, 3], [4, 5], [0, 1]], [[4, 5], [0, 1], [2, 3]]]
     """
     every = assignments(seeds)
     turns = [round(arc * seeds / ROLES) for arc in range(ROLES)]
     return [every[start + turn] for start in (0, seeds) for turn in turns]
 
 
-def cross_fitted_momentum(correct: Sequence[NDArray[np.integer]], runs: int) -> CrossFittedMomentum:
+def cross_fitted_momentum(correct: Sequence[CorrectCounts], runs: int) -> CrossFittedMomentum:
     """Correlate successive differences with independent errors in Acc[s2].
 
     Where the two true differences are independent given Acc[s2], and their means do not depend on
@@ -87,8 +102,8 @@ def cross_fitted_momentum(correct: Sequence[NDArray[np.integer]], runs: int) -> 
 
     Parameters
     ----------
-    correct : sequence of three ndarray of int, each of shape [instance, pretrain_seed]
-        Counts 0..`runs` of s1, s2 and s3; s1 and s3 have at least one pretraining seed.
+    correct : sequence of three CorrectCounts
+        Of s1, s2 and s3 on the same instances; s1 and s3 have at least one pretraining seed.
     runs : int
         Finetuning runs of one pretraining seed.
 
@@ -96,25 +111,35 @@ def cross_fitted_momentum(correct: Sequence[NDArray[np.integer]], runs: int) -> 
     -------
     CrossFittedMomentum
         All NaN with fewer than three pretraining seeds of s2.
+
+    Examples
+    --------
+    Three instances on which Acc[s2] is 1/2 by every seed: they share bucket 5. The accuracy
+    changes by 1/2, 0 and -1/2 from s1 to s2, and by the same from s2 to s3:
+
+    >>> s1, s2, s3 = np.array([[0], [1], [2]]), np.ones((3, 3), int), np.array([[2], [1], [0]])
+    >>> cross_fitted_momentum([s1, s2, s3], runs=2).pearson[4:7].round(12).tolist()
+    [nan, 1.0, nan]
     """
-    empty = np.full(BUCKETS, np.nan)
     first, middle, last = correct
     if middle.shape[1] < ROLES or not first.shape[1] or not last.shape[1]:
-        return CrossFittedMomentum(empty, empty)
-    found = []
-    for groups in assignments(middle.shape[1]):
-        parts = [middle[:, group] for group in groups]
-        found.append(correlate_sizes([first, *parts, last], runs))
+        undefined = np.full(BUCKETS, np.nan)
+        return CrossFittedMomentum(undefined, undefined)
+    correlations = [
+        correlate_sizes([first, *(middle[:, group] for group in groups), last], runs)
+        for groups in assignments(middle.shape[1])
+    ]
     return CrossFittedMomentum(
-        pearson=_mean_of_defined([one.pearson for one in found]),
-        spearman=_mean_of_defined([one.spearman for one in found]),
+        pearson=_mean_of_defined([correlation.pearson for correlation in correlations]),
+        spearman=_mean_of_defined([correlation.spearman for correlation in correlations]),
     )
 
 
-def _mean_of_defined(values: list[NDArray[np.float64]]) -> NDArray[np.float64]:
+def _mean_of_defined(values: list[BucketValues]) -> BucketValues:
+    """Average the values that are not NaN, by bucket; NaN where all are."""
     stacked = np.array(values)
     defined = ~np.isnan(stacked)
     number = defined.sum(axis=0)
-    result = np.full(stacked.shape[1], np.nan)
-    np.divide(np.where(defined, stacked, 0.0).sum(axis=0), number, out=result, where=number > 0)
-    return result
+    mean = np.full(stacked.shape[1], np.nan)
+    np.divide(np.where(defined, stacked, 0.0).sum(axis=0), number, out=mean, where=number > 0)
+    return mean

@@ -2,6 +2,9 @@
 
 A row of n counts in 0..F is, up to the order of the seeds, one of C(n + F, F) multisets (3,003 for
 n = 10, F = 5), however many instances there are. Work per instance becomes work per multiset.
+
+A multiset is coded by a whole number whose digit v - 1 in base n + 1 is how many seeds have the
+count v: the code is a sum over seeds, and does not depend on their order.
 """
 
 from __future__ import annotations
@@ -14,133 +17,159 @@ from math import comb
 import numpy as np
 from numpy.typing import NDArray
 
+from analysis.statistics.shapes import CorrectCounts, InstanceIntegers, MultisetRows, SeedWeights
+
 LARGEST_TABLE = 2**23
-"""Elements up to which every possible multiset of counts is listed beforehand."""
+"""Elements up to which a table has a place for every possible multiset of counts."""
 
 BLOCK_INSTANCES = 2**17
-"""Instances looked at together, where there are many."""
+"""Instances that are processed at once, where there are many."""
 
 
 @dataclass(frozen=True)
 class Multisets:
-    """The distinct rows of a count matrix, up to the order of the seeds.
+    """The distinct rows of correct counts, up to the order of the seeds.
 
     Attributes
     ----------
-    rows : ndarray of int64, shape [distinct, seed]
-        Each multiset once, its counts in ascending order.
-    index : ndarray of int, shape [instance]
+    rows : MultisetRows
+        Each multiset once.
+    index : InstanceIntegers
         Which row of `rows` each instance has.
     """
 
-    rows: NDArray[np.int64]
-    index: NDArray[np.integer]
+    rows: MultisetRows
+    index: InstanceIntegers
 
     @property
     def frequency(self) -> NDArray[np.int64]:
-        """Number of instances with each multiset, shape [distinct]."""
+        """Number of instances with each multiset, shape [multiset]."""
         return np.bincount(self.index, minlength=len(self.rows))
 
 
-def multisets(correct: NDArray[np.integer]) -> Multisets:
-    """Reduce a count matrix to its distinct multisets.
+def multisets(correct: CorrectCounts) -> Multisets:
+    """Reduce correct counts to their distinct multisets.
 
     Parameters
     ----------
-    correct : ndarray of int, shape [instance, seed]
-        Correct finetuning runs of each pretraining seed, 0..F.
+    correct : CorrectCounts
 
     Returns
     -------
     Multisets
+
+    Examples
+    --------
+    The first two instances have the same counts in another order:
+
+    >>> distinct = multisets(np.array([[0, 2], [2, 0], [1, 1]]))
+    >>> distinct.rows.tolist(), distinct.index.tolist(), distinct.frequency.tolist()
+    ([[1, 1], [0, 2]], [1, 1, 0], [1, 2])
     """
-    seeds = correct.shape[1]
-    most = int(correct.max(initial=0))
-    base = seeds + 1
-    if base**most <= LARGEST_TABLE:
-        return _coded_multisets(correct, base, most)
+    largest = int(correct.max(initial=0))
+    if (correct.shape[1] + 1) ** largest <= LARGEST_TABLE:
+        return _coded_multisets(correct, largest)
     ordered = np.sort(correct.astype(np.int64), axis=1)
     rows, index = np.unique(ordered, axis=0, return_inverse=True)
     return Multisets(rows=rows, index=index.astype(np.int64).reshape(-1))
 
 
-def _coded_multisets(correct: NDArray[np.integer], base: int, most: int) -> Multisets:
-    """Reduce a count matrix by a table of codes, in memory that instances hardly add to.
-
-    The code's digit v - 1 in base n + 1 is how many seeds have count v: it ignores order.
-    """
-    value = np.array([0] + [base**v for v in range(most)], dtype=np.int64)
+def _coded_multisets(correct: CorrectCounts, largest: int) -> Multisets:
+    """Reduce correct counts by a table of codes, in memory that instances hardly add to."""
+    seeds = correct.shape[1]
+    value = _code_of_counts(seeds, largest)
     blocks = [slice(i, i + BLOCK_INSTANCES) for i in range(0, len(correct), BLOCK_INSTANCES)]
 
     def codes(block: slice) -> NDArray[np.int64]:
         return sum(
-            (value[correct[block, seed]] for seed in range(correct.shape[1])),
+            (value[correct[block, seed]] for seed in range(seeds)),
             np.zeros(len(correct[block]), dtype=np.int64),
         )
 
-    first = np.full(base**most, -1, dtype=np.int64)
+    # By code, an instance that has it; then the row of each code that occurs.
+    example = np.full((seeds + 1) ** largest, -1, dtype=np.int64)
     for block in blocks:
-        first[codes(block)] = np.arange(len(correct))[block]
-    found = np.flatnonzero(first >= 0)
-    place = np.zeros(len(first), dtype=np.min_scalar_type(max(len(found) - 1, 0)))
-    place[found] = np.arange(len(found))
-    index = np.empty_like(place, shape=len(correct))
+        example[codes(block)] = np.arange(len(correct))[block]
+    occurring = np.flatnonzero(example >= 0)
+    row = np.zeros(len(example), dtype=np.min_scalar_type(max(len(occurring) - 1, 0)))
+    row[occurring] = np.arange(len(occurring))
+    index = np.empty_like(row, shape=len(correct))
     for block in blocks:
-        index[block] = place[codes(block)]
-    return Multisets(rows=np.sort(correct[first[found]].astype(np.int64), axis=1), index=index)
+        index[block] = row[codes(block)]
+    return Multisets(
+        rows=np.sort(correct[example[occurring]].astype(np.int64), axis=1), index=index
+    )
 
 
 def resampled_multisets(
-    correct: NDArray[np.integer], weights: NDArray[np.float64], runs: int
-) -> tuple[NDArray[np.int64], NDArray[np.integer]]:
-    """Find the multiset of every instance in every resample of the seeds.
+    correct: CorrectCounts, weights: SeedWeights, runs: int
+) -> tuple[MultisetRows, NDArray[np.integer]]:
+    """Determine the multiset of every instance in every resample of the seeds.
 
     Parameters
     ----------
-    correct : ndarray of int, shape [instance, seed]
-        Correct runs of each pretraining seed, 0..`runs`.
-    weights : ndarray of float64, shape [seed, replicate]
-        How often each seed is drawn; columns sum to the number of seeds.
+    correct : CorrectCounts
+    weights : SeedWeights
+        Columns sum to the number of seeds.
     runs : int
         Runs of one pretraining seed.
 
     Returns
     -------
-    rows : ndarray of int64, shape [distinct, seed]
-        Multisets, each once: `every_multiset` where it lists them, otherwise those that occur.
+    rows : MultisetRows
+        Each once: those of `every_multiset` where it lists them, otherwise those that occur.
     index : ndarray of int, shape [instance, replicate]
         Which row each instance has.
+
+    Examples
+    --------
+    One instance, on which the run of the second seed is correct. The first replicate draws the
+    second seed twice, the second replicate draws both seeds:
+
+    >>> rows, index = resampled_multisets(np.array([[0, 1]]), np.array([[0.0, 1.0], [2.0, 1.0]]), 1)
+    >>> rows[index[0]].tolist()
+    [[1, 1], [0, 1]]
     """
     seeds = correct.shape[1]
-    known = every_multiset(seeds, runs)
-    if known is not None:
-        rows, position = known
-        value = (seeds + 1.0) ** (np.arange(runs + 1) - 1)
-        value[0] = 0.0
-        # Whole numbers below 2^53, and so exact.
-        code = value[correct] @ weights
-        return rows, position[code.astype(np.int64)]
+    complete = every_multiset(seeds, runs)
+    if complete is not None:
+        rows, position = complete
+        # Codes are whole numbers below 2^53, and so exact in float64.
+        codes = _code_of_counts(seeds, runs).astype(np.float64)[correct] @ weights
+        return rows, position[codes.astype(np.int64)]
     draws = [np.repeat(np.arange(seeds), column.astype(np.int64)) for column in weights.T]
     distinct = multisets(correct[:, np.array(draws)].reshape(-1, seeds))
     return distinct.rows, distinct.index.reshape(len(correct), len(draws))
 
 
 @lru_cache(maxsize=4)
-def every_multiset(seeds: int, runs: int) -> tuple[NDArray[np.int64], NDArray[np.int32]] | None:
+def every_multiset(seeds: int, runs: int) -> tuple[MultisetRows, NDArray[np.int32]] | None:
     """List every multiset of `seeds` counts in 0..`runs`; None if they are too many.
 
     Returns
     -------
-    rows : ndarray of int64, shape [C(seeds + runs, runs), seed]
-        The multisets, their counts in ascending order.
+    rows : MultisetRows
+        All C(seeds + runs, runs) multisets.
     position : ndarray of int32, shape [(seeds + 1)^runs]
-        The row of each multiset by its code, whose digit v - 1 in base seeds + 1 is how many seeds
-        have count v.
+        The row of each multiset by its code.
+
+    Examples
+    --------
+    Two seeds of one run: none, one or both are correct, which is also the code.
+
+    >>> rows, position = every_multiset(2, 1)
+    >>> rows.tolist(), position.tolist()
+    ([[0, 0], [0, 1], [1, 1]], [0, 1, 2])
     """
     if max((seeds + 1) ** runs, comb(seeds + runs, runs) * seeds * runs) > LARGEST_TABLE:
         return None
     rows = np.array(list(combinations_with_replacement(range(runs + 1), seeds)))
-    value = np.array([0] + [(seeds + 1) ** v for v in range(runs)])
     position = np.zeros((seeds + 1) ** runs, dtype=np.int32)
-    position[value[rows].sum(axis=1)] = np.arange(len(rows))
+    position[_code_of_counts(seeds, runs)[rows].sum(axis=1)] = np.arange(len(rows))
     return rows, position
+
+
+def _code_of_counts(seeds: int, largest: int) -> NDArray[np.int64]:
+    """Return what one seed with each count 0..`largest` adds to the code of a multiset."""
+    powers = [(seeds + 1) ** (count - 1) for count in range(1, largest + 1)]
+    return np.array([0, *powers], dtype=np.int64)

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analysis.statistics.multisets import multisets
+from analysis.statistics.shapes import CorrectCounts
 
 
 @dataclass(frozen=True)
@@ -17,17 +18,17 @@ class SeedDifferences:
     Attributes
     ----------
     finetune : float
-        Runs that share the pretraining seed; NaN with fewer than two finetuning seeds.
+        Between runs that share the pretraining seed; NaN with fewer than two finetuning seeds.
     pretrain : float
-        Runs whose pretraining seeds differ; NaN with fewer than two pretraining seeds.
+        Between runs whose pretraining seeds differ; NaN with fewer than two pretraining seeds.
     """
 
     finetune: float
     pretrain: float
 
 
-def seed_differences(correct: NDArray[np.integer], runs: int) -> SeedDifferences:
-    """Average over all pairs of runs, without a loop over pairs.
+def seed_differences(correct: CorrectCounts, runs: int) -> SeedDifferences:
+    """Average the disagreement over all pairs of runs, without a loop over pairs.
 
     Of F runs with u correct, u (F - u) of the C(F, 2) pairs disagree; of two pretraining seeds
     with u and u' correct, u (F - u') + u' (F - u) of the F^2 pairs do. The sums are of integers,
@@ -35,8 +36,7 @@ def seed_differences(correct: NDArray[np.integer], runs: int) -> SeedDifferences
 
     Parameters
     ----------
-    correct : ndarray of int, shape [instance, pretrain_seed]
-        Correct finetuning runs, 0..`runs`.
+    correct : CorrectCounts
     runs : int
         Finetuning runs of one pretraining seed.
 
@@ -44,23 +44,34 @@ def seed_differences(correct: NDArray[np.integer], runs: int) -> SeedDifferences
     -------
     SeedDifferences
         Diff_FTune and Diff_PTrain of Table 1 of the paper.
+
+    Examples
+    --------
+    Two pretraining seeds with 2 runs each. On the first instance only the runs of the first seed
+    are correct: runs that share a seed agree, and all 4 pairs of runs with different seeds
+    disagree. On the second instance one run of each seed is correct: the pair of each seed
+    disagrees, and so do 2 of the 4 pairs with different seeds. Together 2 of 4 and 6 of 8 pairs:
+
+    >>> seed_differences(np.array([[2, 0], [1, 1]]), runs=2)
+    SeedDifferences(finetune=0.5, pretrain=0.75)
     """
     instances, seeds = correct.shape
     distinct = multisets(correct)
     rows, frequency = distinct.rows, distinct.frequency
-    same = (rows * (runs - rows)).sum(axis=1)
+    # Disagreeing pairs of runs of each multiset: that share the pretraining seed, and that do not.
+    within = (rows * (runs - rows)).sum(axis=1)
     total = rows.sum(axis=1)
-    other = total * (seeds * runs - total) - same
+    between = total * (seeds * runs - total) - within
     finetune_pairs = instances * seeds * (runs * (runs - 1) // 2)
     pretrain_pairs = instances * (seeds * (seeds - 1) // 2) * runs**2
     return SeedDifferences(
-        finetune=int(same @ frequency) / finetune_pairs if finetune_pairs else float("nan"),
-        pretrain=int(other @ frequency) / pretrain_pairs if pretrain_pairs else float("nan"),
+        finetune=int(within @ frequency) / finetune_pairs if finetune_pairs else float("nan"),
+        pretrain=int(between @ frequency) / pretrain_pairs if pretrain_pairs else float("nan"),
     )
 
 
 def std_accuracy(run_accuracy: NDArray[np.float64]) -> float:
-    """Sample standard deviation (ddof 1) of the overall accuracy of runs.
+    """Compute the sample standard deviation (ddof 1) of the overall accuracy of runs.
 
     Parameters
     ----------
@@ -71,5 +82,12 @@ def std_accuracy(run_accuracy: NDArray[np.float64]) -> float:
     -------
     float
         Std_all of Table 1; NaN with fewer than two runs.
+
+    Examples
+    --------
+    The mean is 0.75, and the variance (0.25^2 + 0 + 0.25^2) / 2 = 0.25^2:
+
+    >>> std_accuracy(np.array([0.5, 0.75, 1.0]))
+    0.25
     """
     return float(np.std(run_accuracy, ddof=1)) if run_accuracy.size > 1 else float("nan")

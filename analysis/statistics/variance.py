@@ -1,4 +1,9 @@
-"""Unbiased decomposition of the loss into bias and variances (Section 6, Appendix H)."""
+"""Unbiased decomposition of the loss into bias and variances (Section 6, Appendix H).
+
+The loss of an instance is (1 - x)^2, averaged over draws x: 0 or 1, whether a run is correct, for
+the 0/1 loss (Equation 13), and the probability of the gold label for the squared loss. Draws form a
+tree: pretraining seeds, finetuning seeds of each, and checkpoints of each run.
+"""
 
 from __future__ import annotations
 
@@ -9,24 +14,26 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from analysis.statistics.shapes import InstanceValues, LevelValues
+
 
 @dataclass(frozen=True)
 class Decomposition:
-    """Loss of each instance, split into bias squared and the variance of each level of seeds.
+    """Loss of each instance, split into squared bias and the variance of each level (Equation 14).
 
     A level with a single draw leaves its own variance, every level above it and `bias2`
     undefined: those are NaN.
 
     Attributes
     ----------
-    bias2 : ndarray of float64, shape [instance]
+    bias2 : InstanceValues
         Loss minus all variances; unbiased, and so possibly below 0.
-    variances : ndarray of float64, shape [level, instance]
-        Outermost level first: pretraining seeds, finetuning seeds, checkpoints.
+    variances : LevelValues
+        Of the pretraining seeds, the finetuning seeds and the checkpoints.
     """
 
-    bias2: NDArray[np.float64]
-    variances: NDArray[np.float64]
+    bias2: InstanceValues
+    variances: LevelValues
 
 
 @dataclass(frozen=True)
@@ -39,7 +46,7 @@ class TreeSums:
         Sum of all draws.
     squares : ndarray, shape [level + 1, ...]
         Element k: over the nodes at depth k, the sum of the squares of the node's sum of draws.
-        The root is depth 0, the draws themselves are the last.
+        The root has depth 0, and the draws themselves have the last.
     """
 
     total: NDArray[np.float64] | NDArray[np.int64]
@@ -58,6 +65,16 @@ def tree_sums(draws: NDArray[np.floating] | NDArray[np.integer] | NDArray[np.boo
     -------
     TreeSums
         With the arrays of shape [instance] and [L + 1, instance].
+
+    Examples
+    --------
+    Two pretraining seeds with 2 runs each on one instance: both runs of the first seed are
+    correct, and one of the second. The squares are 3^2 at the root, 2^2 + 1^2 at the pretraining
+    seeds and 1 + 1 + 1 + 0 at the draws.
+
+    >>> sums = tree_sums(np.array([[[True], [True]], [[True], [False]]]))
+    >>> sums.total.tolist(), sums.squares.tolist()
+    ([3], [[9], [5], [3]])
     """
     sums: NDArray[Any] = draws.astype(np.float64 if draws.dtype.kind == "f" else np.int64)
     squares = []
@@ -67,6 +84,30 @@ def tree_sums(draws: NDArray[np.floating] | NDArray[np.integer] | NDArray[np.boo
         if sums.ndim == 1:
             return TreeSums(total=sums, squares=np.stack(squares[::-1]))
         sums = sums.sum(axis=-2)
+
+
+def count_sums(correct: NDArray[np.integer]) -> TreeSums:
+    """Sum a tree of correct predictions from counts at its innermost level.
+
+    Parameters
+    ----------
+    correct : ndarray of int, shape [level_1, ..., level_(L-1), instance]
+        Correct predictions among the draws of the innermost level.
+
+    Returns
+    -------
+    TreeSums
+        As `tree_sums` of the bool draws themselves, which are their own squares.
+
+    Examples
+    --------
+    The example of `tree_sums`, with 2 and 1 correct runs:
+
+    >>> count_sums(np.array([[2], [1]])).squares.tolist()
+    [[9], [5], [3]]
+    """
+    sums = tree_sums(correct)
+    return TreeSums(total=sums.total, squares=np.concatenate([sums.squares, sums.total[None]]))
 
 
 def decompose_sums(sums: TreeSums, widths: Sequence[int], instances: float = 1) -> Decomposition:
@@ -94,27 +135,41 @@ def decompose_sums(sums: TreeSums, widths: Sequence[int], instances: float = 1) 
     -------
     Decomposition
         Of each element of the sums: averages over its instances.
+
+    Examples
+    --------
+    Two pretraining seeds, on one instance: both runs of the first are correct, both of the second
+    are wrong. The runs of a seed agree, so that there is no finetuning variance; the sample
+    variance of the seeds' means 1 and 0 is 1/2. The loss is 1/2 as well, and the bias 0:
+
+    >>> result = decompose_sums(count_sums(np.array([[2], [0]])), widths=(2, 2))
+    >>> result.bias2.tolist(), result.variances.tolist()
+    ([0.0], [[0.5], [0.0]])
     """
     shape = np.shape(sums.total)
-    leaves = np.cumprod([1, *reversed(widths)])[::-1]
-    of_all = float(leaves[0]) * instances
-    if of_all == 0:
+    # Draws below one node at each depth; depth k has draws[0] / draws[k] nodes.
+    draws = np.cumprod([1, *reversed(widths)])[::-1]
+    all_draws = float(draws[0]) * instances
+    if all_draws == 0:
         undefined = np.full((len(widths), *shape), np.nan)
         return Decomposition(bias2=np.full(shape, np.nan), variances=undefined)
-    # A node at depth k has leaves[k] draws, and there are leaves[0] / leaves[k] such nodes.
-    squares = [of / (of_all * float(each)) for of, each in zip(sums.squares, leaves, strict=True)]
+    mean_squares = [
+        squares / (all_draws * float(below))
+        for squares, below in zip(sums.squares, draws, strict=True)
+    ]
     variances: list[NDArray[np.float64]] = []
     error: NDArray[np.float64] | float = 0.0
     for level in range(len(widths), 0, -1):
         width = widths[level - 1]
         if width < 2:
-            spread = np.full(shape, np.nan)
+            sample_variance = np.full(shape, np.nan)
         else:
-            spread = (squares[level] - squares[level - 1]) * (width / (width - 1))
-        variances.append(spread - error)
-        error = spread / width
+            difference = mean_squares[level] - mean_squares[level - 1]
+            sample_variance = difference * (width / (width - 1))
+        variances.append(sample_variance - error)
+        error = sample_variance / width
     stacked = np.stack(variances[::-1])
-    loss = 1.0 - 2.0 * sums.total / of_all + squares[-1]
+    loss = 1.0 - 2.0 * sums.total / all_draws + mean_squares[-1]
     return Decomposition(bias2=loss - stacked.sum(axis=0), variances=stacked)
 
 
@@ -139,6 +194,16 @@ def decompose(draws: NDArray[np.floating] | NDArray[np.bool_]) -> Decomposition:
     ------
     ValueError
         If there is no level.
+
+    Examples
+    --------
+    A tree of one level: two runs give the gold label of one instance the probabilities 0.5 and 1.
+    Their sample variance is 2 * 0.25^2 = 0.125, and so is the loss (0.5^2 + 0) / 2, which leaves
+    no bias:
+
+    >>> result = decompose(np.array([[0.5, 1.0]]))
+    >>> result.bias2.tolist(), result.variances.tolist()
+    ([0.0], [[0.125]])
     """
     if draws.ndim < 2:
         raise ValueError("draws need an instance axis and at least one level")
@@ -158,24 +223,16 @@ def decompose_counts(correct: NDArray[np.integer], runs: int) -> Decomposition:
     Returns
     -------
     Decomposition
-        As `decompose` of the bool draws themselves.
+        As `decompose` of the bool draws themselves (Table 7).
+
+    Examples
+    --------
+    One of 2 runs of either pretraining seed is correct. The sample variance within a seed is 1/2.
+    The seeds' means agree, as such noisy means do only by chance, and the variance between seeds
+    is estimated by 0 less the variance of such a mean, 1/2 / 2:
+
+    >>> decompose_counts(np.array([[1, 1]]), runs=2).variances.tolist()
+    [[-0.25], [0.5]]
     """
     sums = count_sums(np.moveaxis(correct, 0, -1))
     return decompose_sums(sums, (*correct.shape[1:], runs))
-
-
-def count_sums(correct: NDArray[np.integer]) -> TreeSums:
-    """Sum a tree of correct predictions from counts at its innermost level.
-
-    Parameters
-    ----------
-    correct : ndarray of int, shape [level_1, ..., level_(L-1), instance]
-        Correct predictions among the draws of the innermost level.
-
-    Returns
-    -------
-    TreeSums
-        As `tree_sums` of the bool draws themselves, which are their own squares.
-    """
-    sums = tree_sums(correct)
-    return TreeSums(total=sums.total, squares=np.concatenate([sums.squares, sums.total[None]]))

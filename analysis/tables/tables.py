@@ -18,7 +18,7 @@ from analysis.statistics.accuracy import overall_accuracy
 from analysis.statistics.counts import Counts
 from analysis.statistics.cross_fitted_momentum import cross_fitted_momentum
 from analysis.statistics.decay import decay_bound, ensemble_curves
-from analysis.statistics.fisher import discovery_bound_of_counts, joint_correct_models
+from analysis.statistics.fisher import discovery_bound, joint_correct_models
 from analysis.statistics.momentum import BUCKETS, momentum, triplets
 from analysis.statistics.multisets import BLOCK_INSTANCES, multisets
 from analysis.statistics.seed_differences import seed_differences, std_accuracy
@@ -351,7 +351,7 @@ def baseline_vs_bh_table(
                         of_both = joint[first, second, seeds]
                         curves, by_test = (
                             ensemble_curves(of_both),
-                            discovery_bound_of_counts(of_both),
+                            discovery_bound(of_both),
                         )
                         bounds = (decay_bound(curves).bound, by_test.bound)
                     pair = (task.sizes[first], task.sizes[second])

@@ -24,7 +24,7 @@ assert not loaded, loaded
 """
 
 
-def test_analysis_needs_nothing_of_what_trains() -> None:
+def test_analysis_imports_no_training_library() -> None:
     result = subprocess.run(
         [sys.executable, "-c", BLOCKED_IMPORT], capture_output=True, text=True, check=False
     )

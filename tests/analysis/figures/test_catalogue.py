@@ -56,11 +56,11 @@ def test_every_figure_of_the_paper_is_drawn_with_the_same_bytes_twice(inputs: In
         "pretrain_variance_given_bias",
         "variance_given_bias",
     ]
-    for one, other in zip(first, second, strict=True):
-        assert one.png == other.png
-        assert one.pdf == other.pdf
-        assert one.png.startswith(b"\x89PNG")
-        assert one.pdf.startswith(b"%PDF")
+    for figure, again in zip(first, second, strict=True):
+        assert figure.png == again.png
+        assert figure.pdf == again.pdf
+        assert figure.png.startswith(b"\x89PNG")
+        assert figure.pdf.startswith(b"%PDF")
 
 
 def test_the_last_two_sizes_are_those_of_figure_2b(inputs: Inputs) -> None:
@@ -75,13 +75,13 @@ def pairs_of(inputs: Inputs) -> list[Comparison]:
 
 def marks(figure: Figure) -> dict[str, float]:
     """Height of the mark of the bound in each panel, by title."""
-    found = {}
+    heights = {}
     for axes in figure.axes:
         for lines in axes.collections:
             if isinstance(lines, LineCollection):
                 ((_, low), (_, high)) = lines.get_segments()[0]
-                found[axes.get_title()] = float(high - low)
-    return found
+                heights[axes.get_title()] = float(high - low)
+    return heights
 
 
 def test_every_pair_has_a_panel_with_its_bound_marked(inputs: Inputs) -> None:
@@ -126,7 +126,7 @@ def test_a_size_without_one_of_its_curves_is_in_the_legend(inputs: Inputs) -> No
     assert [text.get_text() for text in figure.legends[0].get_texts()] == list(SIZES)
 
 
-def test_one_loss_only_has_one_row_of_panels(inputs: Inputs) -> None:
+def test_a_single_loss_has_one_row_of_panels(inputs: Inputs) -> None:
     frame: pd.DataFrame = inputs[2].frame
     assert len(variance_given_bias_figure(frame[frame["loss"] == "zero_one"]).axes) == 2
 
@@ -144,19 +144,19 @@ def test_sizes_differ_in_grey_as_well(sizes: int) -> None:
     assert grey == sorted(grey, reverse=True)
     # Nothing so light that it vanishes on white.
     assert max(grey) < 0.8
-    for one, other in pairwise(styles):
-        assert one["linestyle"] != other["linestyle"]
-        assert lightness(one["color"]) - lightness(other["color"]) > 0.05
+    for lighter, darker in pairwise(styles):
+        assert lighter["linestyle"] != darker["linestyle"]
+        assert lightness(lighter["color"]) - lightness(darker["color"]) > 0.05
     assert abs(lightness(OBSERVED) - lightness(BASELINE)) > 0.1
 
 
 @pytest.mark.parametrize("characters", [4, 5, 9, 10])
 def test_long_names_lose_their_middle(characters: int) -> None:
     name = "0123456789"
-    found = shortened(name, characters)
-    assert len(found) == characters
+    short = shortened(name, characters)
+    assert len(short) == characters
     if characters < len(name):
-        start, end = found.split("\N{HORIZONTAL ELLIPSIS}")
+        start, end = short.split("\N{HORIZONTAL ELLIPSIS}")
         assert name.startswith(start) and name.endswith(end)
 
 

@@ -10,7 +10,7 @@ from analysis.statistics.momentum import momentum
 
 
 @pytest.mark.parametrize("seeds", [3, 4, 10])
-def test_every_seed_plays_every_role_equally_often(seeds: int) -> None:
+def test_every_seed_has_every_role_equally_often(seeds: int) -> None:
     roles: list[Counter[int]] = [Counter(), Counter(), Counter()]
     for groups in assignments(seeds):
         assert sorted(np.concatenate(groups)) == list(range(seeds))
@@ -40,7 +40,7 @@ def test_independent_differences_have_no_cross_fitted_momentum() -> None:
     assert np.all(published.pearson[inside] < -0.03)
 
 
-def test_shared_true_differences_are_found() -> None:
+def test_shared_true_differences_have_momentum() -> None:
     random = np.random.default_rng(1)
     middle = random.uniform(0.2, 0.8, (20_000, 1))
     step = random.choice([-0.2, 0.2], (20_000, 1))
@@ -52,8 +52,8 @@ def test_shared_true_differences_are_found() -> None:
     assert np.all(fitted.spearman[3:7] > 0.2)
 
 
-def test_fewer_than_three_seeds_leave_it_empty() -> None:
+def test_fewer_than_three_seeds_have_no_cross_fitted_momentum() -> None:
     sides = [np.ones((5, seeds), dtype=int) for seeds in (4, 2, 4)]
-    found = cross_fitted_momentum(sides, 1)
-    assert np.isnan(found.pearson).all()
-    assert np.isnan(found.spearman).all()
+    fitted = cross_fitted_momentum(sides, 1)
+    assert np.isnan(fitted.pearson).all()
+    assert np.isnan(fitted.spearman).all()

@@ -100,7 +100,7 @@ def test_more_splits_than_float64_counts_exactly() -> None:
 
 
 def test_bound_is_read_off_where_the_gap_is_largest() -> None:
-    # Two seeds: 3 of 10 instances decay for certain, the others are right throughout.
+    # Two seeds: 3 of 10 instances decay for certain, the others are correct throughout.
     smaller = np.full((10, 2), 1)
     larger = np.array([[0, 0]] * 3 + [[1, 1]] * 7)
     bound = decay_bound(curves_of(smaller, larger, 1))
@@ -145,7 +145,7 @@ def test_mean_gap_is_at_most_zero_when_nothing_decays() -> None:
         (np.zeros((0, 2)), np.zeros((0, 2)), "no instances"),
     ],
 )
-def test_what_has_no_halves_is_refused(
+def test_sides_without_halves_are_refused(
     smaller: NDArray[np.float64], larger: NDArray[np.float64], problem: str
 ) -> None:
     first, second = smaller.astype(np.int64), larger.astype(np.int64)
@@ -184,15 +184,15 @@ def test_names_of_seeds_and_instances_do_not_matter(
 
 @settings(deadline=None, max_examples=60)
 @given(sides(largest=1))
-def test_joint_counts_of_ensembles_tell_their_curves(case: tuple[Array, Array, int]) -> None:
+def test_joint_counts_of_ensembles_determine_their_curves(case: tuple[Array, Array, int]) -> None:
     smaller, larger, _ = case
     expected = curves_of(smaller, larger, 1)
     joint = joint_correct_models(smaller.sum(axis=1), larger.sum(axis=1), smaller.shape[1])
-    found = ensemble_curves(joint)
-    np.testing.assert_array_equal(found.observed, expected.observed)
-    np.testing.assert_array_equal(found.mixed, expected.mixed)
-    assert (found.steps, found.instances) == (expected.steps, expected.instances)
-    assert found.mixed_total == expected.mixed_total
+    curves = ensemble_curves(joint)
+    np.testing.assert_array_equal(curves.observed, expected.observed)
+    np.testing.assert_array_equal(curves.mixed, expected.mixed)
+    assert (curves.steps, curves.instances) == (expected.steps, expected.instances)
+    assert curves.mixed_total == expected.mixed_total
 
 
 @settings(deadline=None, max_examples=60)
@@ -221,10 +221,10 @@ def test_identical_sizes_have_no_bound_and_bounds_stay_below_discovery(
 @settings(deadline=None, max_examples=60)
 @given(sides(), st.integers(1, 50), st.booleans())
 def test_instances_on_which_all_agree_scale_the_bound(
-    case: tuple[Array, Array, int], more: int, right: bool
+    case: tuple[Array, Array, int], more: int, correct: bool
 ) -> None:
     smaller, larger, runs = case
-    agreed = np.full((more, smaller.shape[1]), runs if right else 0)
+    agreed = np.full((more, smaller.shape[1]), runs if correct else 0)
     alone = decay_bound(curves_of(smaller, larger, runs))
     joined = decay_bound(curves_of(np.vstack([smaller, agreed]), np.vstack([larger, agreed]), runs))
     share = len(smaller) / (len(smaller) + more)

@@ -10,13 +10,13 @@ from analysis.statistics.multisets import every_multiset, multisets, resampled_m
 
 @pytest.mark.parametrize(("seeds", "runs"), [(1, 10), (4, 1), (4, 5), (10, 5), (30, 40)])
 def test_each_instance_keeps_its_counts_up_to_order(seeds: int, runs: int) -> None:
-    # 30 seeds of 40 runs do not fit the additive code and take the other way.
+    # 30 seeds of 40 runs are too many for a table of codes.
     random = np.random.default_rng(seeds + runs)
     correct = random.integers(0, runs + 1, (500, seeds)).astype(np.uint8)
-    found = multisets(correct)
-    np.testing.assert_array_equal(found.rows[found.index], np.sort(correct, axis=1))
-    assert len({tuple(row) for row in found.rows}) == len(found.rows)
-    assert found.frequency.sum() == 500
+    distinct = multisets(correct)
+    np.testing.assert_array_equal(distinct.rows[distinct.index], np.sort(correct, axis=1))
+    assert len({tuple(row) for row in distinct.rows}) == len(distinct.rows)
+    assert distinct.frequency.sum() == 500
 
 
 def test_there_are_no_more_multisets_than_combinations() -> None:
@@ -25,9 +25,9 @@ def test_there_are_no_more_multisets_than_combinations() -> None:
 
 
 def test_no_seeds_give_one_empty_multiset() -> None:
-    found = multisets(np.zeros((7, 0), dtype=np.uint8))
-    assert found.rows.shape == (1, 0)
-    assert found.frequency.tolist() == [7]
+    distinct = multisets(np.zeros((7, 0), dtype=np.uint8))
+    assert distinct.rows.shape == (1, 0)
+    assert distinct.frequency.tolist() == [7]
 
 
 @pytest.mark.parametrize("runs", [1, 3, 50])

@@ -12,26 +12,26 @@ from analysis.statistics.seed_differences import seed_differences, std_accuracy
 def test_differences_equal_a_loop_over_pairs_of_runs(seeds: int, runs: int) -> None:
     random = np.random.default_rng(seeds * runs)
     correct = random.random((40, seeds, runs)) < random.random((40, 1, 1))
-    same: list[float] = []
-    other: list[float] = []
+    within: list[float] = []
+    between: list[float] = []
     for (p, f), (q, g) in combinations(product(range(seeds), range(runs)), 2):
         differing = float(np.mean(correct[:, p, f] != correct[:, q, g]))
-        (same if p == q else other).append(differing)
-    found = seed_differences(correct.sum(axis=2), runs)
-    if same:
-        assert found.finetune == pytest.approx(np.mean(same), rel=1e-14)
+        (within if p == q else between).append(differing)
+    differences = seed_differences(correct.sum(axis=2), runs)
+    if within:
+        assert differences.finetune == pytest.approx(np.mean(within), rel=1e-14)
     else:
-        assert np.isnan(found.finetune)
-    if other:
-        assert found.pretrain == pytest.approx(np.mean(other), rel=1e-14)
+        assert np.isnan(differences.finetune)
+    if between:
+        assert differences.pretrain == pytest.approx(np.mean(between), rel=1e-14)
     else:
-        assert np.isnan(found.pretrain)
+        assert np.isnan(differences.pretrain)
 
 
 @pytest.mark.parametrize("value", [0, 3])
 def test_runs_that_agree_do_not_differ(value: int) -> None:
-    found = seed_differences(np.full((1, 2), value), 3)
-    assert (found.finetune, found.pretrain) == (0.0, 0.0)
+    differences = seed_differences(np.full((1, 2), value), 3)
+    assert (differences.finetune, differences.pretrain) == (0.0, 0.0)
 
 
 def test_std_is_the_sample_standard_deviation() -> None:

@@ -46,14 +46,14 @@ def test_decomposition_equals_a_nested_loop(shape: tuple[int, ...], binary: bool
     random = np.random.default_rng(len(shape))
     values = random.random((6, *shape))
     draws: NDArray = values < 0.6 if binary else values
-    found = decompose(draws)
+    parts = decompose(draws)
     for i in range(6):
         levels: list[list[float]] = [[] for _ in shape]
         reference(draws[i].astype(float).tolist(), 0, levels)
         expected = [sum(level) / len(level) for level in levels]
-        np.testing.assert_allclose(found.variances[:, i], expected, atol=1e-14)
+        np.testing.assert_allclose(parts.variances[:, i], expected, atol=1e-14)
         loss = np.mean((1 - draws[i].astype(float)) ** 2)
-        assert found.bias2[i] == pytest.approx(loss - sum(expected), abs=1e-14)
+        assert parts.bias2[i] == pytest.approx(loss - sum(expected), abs=1e-14)
 
 
 def test_estimates_are_unbiased_over_hierarchical_normal_draws() -> None:
@@ -64,9 +64,9 @@ def test_estimates_are_unbiased_over_hierarchical_normal_draws() -> None:
     draws += deviations[0] * random.normal(size=(trees, 3, 1, 1))
     draws += deviations[1] * random.normal(size=(trees, 3, 2, 1))
     draws += deviations[2] * random.normal(size=(trees, 3, 2, 4))
-    found = decompose(draws)
+    parts = decompose(draws)
     truth = [(1 - mean) ** 2, *(d**2 for d in deviations)]
-    for estimates, expected in zip([found.bias2, *found.variances], truth, strict=True):
+    for estimates, expected in zip([parts.bias2, *parts.variances], truth, strict=True):
         error = estimates.std() / np.sqrt(trees)
         assert abs(estimates.mean() - expected) < 4 * error
 
@@ -76,19 +76,19 @@ def test_estimates_are_unbiased_over_beta_bernoulli_draws() -> None:
     random = np.random.default_rng(4)
     trees = 100_000
     rate = random.beta(2, 3, (trees, 4, 1))
-    found = decompose(random.random((trees, 4, 3)) < rate)
+    parts = decompose(random.random((trees, 4, 3)) < rate)
     truth = [0.6**2, 0.04, 0.4 * 0.6 - 0.04]
-    for estimates, expected in zip([found.bias2, *found.variances], truth, strict=True):
+    for estimates, expected in zip([parts.bias2, *parts.variances], truth, strict=True):
         assert abs(estimates.mean() - expected) < 4 * estimates.std() / np.sqrt(trees)
 
 
-def test_shape_of_one_level_gives_the_sample_variance_only() -> None:
-    found = decompose(np.array([[0.0, 0.5, 1.0]]))
-    assert found.variances.tolist() == [[0.25]]
+def test_one_level_gives_the_sample_variance() -> None:
+    parts = decompose(np.array([[0.0, 0.5, 1.0]]))
+    assert parts.variances.tolist() == [[0.25]]
 
 
 @pytest.mark.parametrize("binary", [True, False])
-def test_single_draws_leave_what_depends_on_them_undefined(binary: bool) -> None:
+def test_a_level_with_one_draw_leaves_the_variances_that_need_more_undefined(binary: bool) -> None:
     values = np.random.default_rng(0).random((5, 1, 3))
     draws: NDArray = values < 0.5 if binary else values
     one_pretraining_seed = decompose(draws)
@@ -101,9 +101,9 @@ def test_single_draws_leave_what_depends_on_them_undefined(binary: bool) -> None
 
 @pytest.mark.parametrize("value", [True, False])
 def test_certain_predictions_have_no_variance(value: bool) -> None:
-    found = decompose(np.full((1, 2, 2), value))
-    assert found.variances.tolist() == [[0.0], [0.0]]
-    assert found.bias2.tolist() == [0.0 if value else 1.0]
+    parts = decompose(np.full((1, 2, 2), value))
+    assert parts.variances.tolist() == [[0.0], [0.0]]
+    assert parts.bias2.tolist() == [0.0 if value else 1.0]
 
 
 def test_draws_without_a_level_are_refused() -> None:
@@ -138,9 +138,9 @@ def test_sums_of_seeds_and_instances_give_the_average(binary: bool) -> None:
     total = np.sum([tree.total for tree in trees], axis=0)
     below = np.sum([tree.squares for tree in trees], axis=0)
     sums = TreeSums(total, np.concatenate([total[None] ** 2, below]))
-    found = decompose_sums(sums, (4, 3, 2))
-    np.testing.assert_allclose(found.bias2, expected.bias2, atol=1e-14)
-    np.testing.assert_allclose(found.variances, expected.variances, atol=1e-14)
+    parts = decompose_sums(sums, (4, 3, 2))
+    np.testing.assert_allclose(parts.bias2, expected.bias2, atol=1e-14)
+    np.testing.assert_allclose(parts.variances, expected.variances, atol=1e-14)
     added = TreeSums(sums.total.sum(), sums.squares.sum(axis=1))
     average = decompose_sums(added, (4, 3, 2), instances=50)
     np.testing.assert_allclose(average.bias2, expected.bias2.mean(), atol=1e-13)
@@ -149,9 +149,9 @@ def test_sums_of_seeds_and_instances_give_the_average(binary: bool) -> None:
 
 def test_sums_from_counts_are_those_of_the_draws() -> None:
     draws = np.random.default_rng(9).random((4, 3, 5, 20)) < 0.6
-    one, other = tree_sums(draws), count_sums(draws.sum(axis=2))
-    np.testing.assert_array_equal(one.total, other.total)
-    np.testing.assert_array_equal(one.squares, other.squares)
+    of_draws, of_counts = tree_sums(draws), count_sums(draws.sum(axis=2))
+    np.testing.assert_array_equal(of_draws.total, of_counts.total)
+    np.testing.assert_array_equal(of_draws.squares, of_counts.squares)
 
 
 def test_no_instances_have_no_variance() -> None:

@@ -9,7 +9,7 @@ import pytest
 import xarray as xr
 from click.testing import Result
 
-from analysis.statistics.fisher import discovery_bound
+from analysis.statistics.fisher import discovery_bound, joint_correct_models
 from analysis.tables.uncertainty import INTERVALS, KEYS, _discovery_bounds
 from predict.tensor.contract import instances_path
 from tests.analysis.test_command import assert_refused, contents, make_store, read_table, run
@@ -123,5 +123,5 @@ def test_bounds_by_test_equal_those_of_each_replicate() -> None:
     for replicate in range(3):
         np.add.at(counts[replicate], (right[replicate, 0], right[replicate, 1]), 1 / 50)
     found = np.maximum(_discovery_bounds(counts), 0)
-    expected = [discovery_bound(pair[0], pair[1], 4).bound for pair in right]
+    expected = [discovery_bound(joint_correct_models(pair[0], pair[1], 4)).bound for pair in right]
     np.testing.assert_allclose(found, expected, atol=1e-12)
