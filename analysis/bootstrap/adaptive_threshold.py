@@ -17,7 +17,7 @@ from configs.processes import Workers
 
 @dataclass(frozen=True)
 class AdaptiveThreshold:
-    """The bound at the threshold tuned on the sample itself, and on another one.
+    """Expected bound at the threshold tuned on the sample itself, and on another sample.
 
     Attributes
     ----------
@@ -51,13 +51,22 @@ def adaptive_threshold(gaps: NDArray[np.float64]) -> AdaptiveThreshold:
     Returns
     -------
     AdaptiveThreshold
+
+    Examples
+    --------
+    The first sample has its largest gap, 0.4, at the first threshold, where the second has 0.1; the
+    second has its largest, 0.3, at the second threshold, where the first has 0.2.
+
+    >>> bias = adaptive_threshold(np.array([[0.4, 0.2], [0.1, 0.3]]))
+    >>> print(f"{bias.tuned:.2f} {bias.fresh:.2f} {bias.relative_bias:.2f}")
+    0.35 0.15 1.33
     """
     samples = len(gaps)
     best = np.argmax(gaps, axis=1)
     own = gaps[np.arange(samples), best]
     claims = own > 0
-    # The bounds of all samples at the threshold that each of them tuned: by threshold, as there
-    # are fewer of these than of pairs of samples.
+    # The gaps of all samples at the threshold that each of them tuned, added up by threshold: there
+    # are fewer thresholds than pairs of samples.
     tuned = float(own[claims].sum())
     at_all = float(gaps.sum(axis=0)[best[claims]].sum())
     return AdaptiveThreshold(
@@ -81,6 +90,12 @@ def draw_seeds(seeds: int, samples: int, key: Sequence[int]) -> NDArray[np.int64
     -------
     ndarray of int64, shape [sample, seed]
         Positions of seeds.
+
+    Examples
+    --------
+    >>> draws = draw_seeds(10, 100, key=(0, 1))
+    >>> draws.shape, bool((draws < 10).all())
+    ((100, 10), True)
     """
     random = np.random.Generator(np.random.Philox(key=np.array(key, dtype=np.uint64)))
     return random.integers(seeds, size=(samples, seeds))
@@ -109,8 +124,23 @@ def bootstrap_gaps(
     -------
     dict of (int, int) to ndarray of float64, shape [sample, threshold]
         By s1 and s2 (positions of sizes), the gap for instances that improve from s1 to s2, at the
-        lattice values t < 0 of Acc[s1] - Acc[s2]. Pairs with fewer than two seeds a side are left
-        out.
+        lattice values t < 0 of Acc[s1] - Acc[s2]. Pairs with fewer than two seeds a side are
+        skipped.
+
+    Examples
+    --------
+    Neither model of the first size is correct on the only instance, and both of the second: the
+    instance improves in every sample, and mixed groups never differ.
+
+    >>> correct = (np.array([[0, 0]]), np.array([[1, 1]]))
+    >>> counts = Counts(("small", "large"), ((1, 2), (1, 2)), correct, runs=1)
+    >>> gaps = bootstrap_gaps(counts, samples=2, seed=0)
+    >>> gaps[0, 1]  # at the thresholds -1 and -1/2
+    array([[1., 1.],
+           [1., 1.]])
+    >>> gaps[1, 0]
+    array([[0., 0.],
+           [0., 0.]])
     """
     by_seeds: dict[int, list[tuple[int, int]]] = {}
     for pair in combinations(range(len(counts.sizes)), 2):
