@@ -95,7 +95,8 @@ def confidence_bound(
 
     >>> gaps = np.array([0.1, 0.3])
     >>> same = np.tile(gaps, (2, 1))
-    >>> result = confidence_bound(gaps, (same, same), np.tile(gaps, (50, 1)), np.full((50, 2), 2), 2)
+    >>> replicates, repeats = np.tile(gaps, (50, 1)), np.full((50, 2), 2)
+    >>> result = confidence_bound(gaps, (same, same), replicates, repeats, 2)
     >>> print(f"{result.bound:.2f} {result.lower:.2f}")
     0.30 0.30
     """
