@@ -271,7 +271,7 @@ class _MultisetTable:
         """Tabulate multisets, given as rows [multiset, seed]."""
         seeds = rows.shape[1]
         halves = half_differences(rows, runs)[:, seeds * runs // 2 :] / _split_unit(seeds)
-        # Exchanged halves are the same way, with the opposite difference: twice the same one at 0.
+        # Exchanging the halves negates their difference, so that one of 0 is counted twice.
         halves[:, 0] /= 2
         columns = [halves, correct_distribution(rows, runs)] if one_run else [halves]
         total = rows.sum(axis=1, dtype=np.int32)
@@ -412,8 +412,8 @@ def _count_pairs(
     if rows * columns < weights.shape[1]:
         # Few pairs of multisets: count the instances of each first.
         cells = (rows * replicate + smaller.multiset) * np.int32(columns) + larger.multiset
-        weights = np.bincount(cells.ravel(), weights.ravel(), len(weights) * rows * columns)
-        weights = weights.reshape(-1, rows * columns)
+        merged = np.bincount(cells.ravel(), weights.ravel(), len(weights) * rows * columns)
+        weights = merged.reshape(-1, rows * columns).astype(np.float64, copy=False)
         places = np.divmod(np.arange(rows * columns, dtype=np.int32), np.int32(columns))
         smaller, larger = (
             _Resampled.of(side.table, np.broadcast_to(multiset, weights.shape))
@@ -427,7 +427,7 @@ def _count_pairs(
         (weights.ravel(), tuple(side.ravel() for side in place)),
         shape=(len(weights) * rows, columns),
     )
-    return observed.reshape(-1, width), histogram
+    return observed.reshape(-1, width).astype(np.float64, copy=False), histogram
 
 
 def _gaps(sums: _Sums, seeds: int) -> ResampledPair:
