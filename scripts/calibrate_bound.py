@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import click
@@ -13,11 +12,15 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 from configs.interruption import run_command
+from configs.processes import Workers
 from scripts.calibration import Calibration, Scenario, calibrate, interval_coverage
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "calibration.md"
 
 SEEDS = (2, 4, 10)
+
+SIMULATION_SECONDS = 0.05
+"""Roughly how long one simulation takes."""
 
 INTRODUCTION = """\
 # Does `bound_lower95` hold?
@@ -137,11 +140,9 @@ def main(simulations: int, replicates: int, workers: int, out: Path, intervals: 
         (scenario, simulations, replicates, 10_000 * number)
         for number, scenario in enumerate(chosen)
     ]
-    with ProcessPoolExecutor(workers) as pool, tqdm(total=len(jobs), unit="scenario") as bar:
-        results = []
-        for result in pool.map(_calibrate, jobs):
-            results.append(result)
-            bar.update()
+    with Workers(workers) as pool:
+        mapped = pool.map(_calibrate, jobs, seconds=SIMULATION_SECONDS * simulations * len(jobs))
+        results = list(tqdm(mapped, total=len(jobs), unit="scenario", disable=None))
     options = "" if out == DOCUMENT else f" --out {out.name}"
     text = document(results, simulations, replicates, options)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -156,8 +157,9 @@ def _print_intervals(simulations: int, replicates: int, workers: int) -> None:
         (scenario, simulations, replicates, 10_000 * number)
         for number, scenario in enumerate(interval_scenarios())
     ]
-    with ProcessPoolExecutor(workers) as pool:
-        results = list(tqdm(pool.map(_cover, jobs), total=len(jobs), unit="scenario", disable=None))
+    with Workers(workers) as pool:
+        mapped = pool.map(_cover, jobs, seconds=SIMULATION_SECONDS * simulations * len(jobs))
+        results = list(tqdm(mapped, total=len(jobs), unit="scenario", disable=None))
     rows = [
         {
             "seeds": scenario.seeds,

@@ -1,23 +1,43 @@
-"""What the replicates of one split draw: pretraining seeds of every size, and instances."""
+"""Discovery less baseline of pairs of sizes, in resamples of pretraining seeds and instances.
+
+In a resample of the seeds an instance has a multiset of counts again. Its multisets in two sizes
+determine all that it adds to discovery and baseline, so a replicate needs only the joint histogram
+N of the two sizes' multisets: with E1 and E2 tables of what a multiset determines, [multiset, ...],
+the products of their rows sum to E1' N E2 over the instances, as in
+`analysis.statistics.decay.decay_curves`. N is sparse.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import lru_cache
+from itertools import combinations
 from math import comb
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import sparse
 
 from analysis.bootstrap.draws import Resampling
-from analysis.bootstrap.joint_counts import correct_distribution, gap_kernel
+from analysis.bootstrap.joint_counts import correct_distribution
 from analysis.statistics.counts import Counts
 from analysis.statistics.decay import half_differences
 from analysis.statistics.multisets import every_multiset, resampled_multisets
+from configs.processes import Workers
 
-PART_INSTANCES = 4096
-"""Instances whose resampled distributions are looked up at once, so that they stay in cache."""
+BLOCK_INSTANCES = 2**17
+"""Instances that are resampled together."""
+
+RESAMPLED_INSTANCES = 2**20
+"""Instances, times replicates, whose multisets are held at once."""
+
+CACHED_CELLS = 2**17
+"""Instances, and elements of N E2, that several replicates together should not exceed."""
+
+COMPARISONS_PER_SECOND = 6e7
+"""Roughly how many instances one process compares, times replicates and pairs."""
 
 
 @dataclass(frozen=True)
@@ -28,36 +48,15 @@ class ResampledPair:
     ----------
     decay, improve : ndarray of float64, shape [replicate, steps + 1]
         Discovery less baseline at the lattice values from -1 to 0, for instances that decay from
-        the first to the second size, and for those that improve.
+        the first to the second size, and for those that improve. Fractions of instances; the
+        baseline is averaged over all splits of the drawn seeds.
     counts : ndarray of float64, shape [replicate, seed + 1, seed + 1]
-        Joint counts with one run of each seed drawn (`joint_counts`); fractions of instances.
+        Joint counts with one run of each drawn seed (`joint_counts`), as fractions of instances.
     """
 
     decay: NDArray[np.float64]
     improve: NDArray[np.float64]
     counts: NDArray[np.float64]
-
-
-def gaps_of_counts(
-    counts: NDArray[np.float64],
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Gaps of joint counts, for instances that decay and for those that improve.
-
-    Parameters
-    ----------
-    counts : ndarray of float64, shape [..., seed + 1, seed + 1]
-        Fractions of instances.
-
-    Returns
-    -------
-    decay, improve : ndarray of float64, shape [..., seed + 1]
-        At the thresholds from -1 to 0.
-    """
-    kernel = gap_kernel(counts.shape[-1] - 1)
-    return (
-        np.tensordot(counts, kernel, axes=2),
-        np.tensordot(counts, kernel.transpose(1, 0, 2), axes=2),
-    )
 
 
 def resample_pairs(
@@ -74,207 +73,373 @@ def resample_pairs(
     seeds : int
         Even number of pretraining seeds, the first of each size.
     resampling : Resampling
+        Draws the seeds of each size, and the instances if it has clusters.
 
     Returns
     -------
     dict of (int, int) to ResampledPair
         For each pair of `sizes`, in order.
+
+    Examples
+    --------
+    Both models of the first size are correct on the only instance, and neither of the second, so
+    whichever seeds are drawn, the difference is -1. Each split puts a correct and a wrong model on
+    either side: the mixed difference is 0.
+
+    >>> sides = (np.array([[1, 1]]), np.array([[0, 0]]))
+    >>> counts = Counts(("small", "large"), ((1, 2), (1, 2)), sides, runs=1)
+    >>> pair = resample_pairs(counts, (0, 1), 2, Resampling(replicates=1, seed=0))[0, 1]
+    >>> pair.decay  # at the thresholds -1, -1/2 and 0
+    array([[1., 1., 0.]])
+    >>> pair.improve
+    array([[ 0.,  0., -1.]])
+    >>> pair.counts[0]
+    array([[0., 0., 0.],
+           [0., 0., 0.],
+           [1., 0., 0.]])
     """
-    resample = resample_ensembles if counts.runs == 1 else resample_runs
-    return resample(counts, sizes, seeds, resampling)
-
-
-def resample_ensembles(
-    counts: Counts, sizes: Sequence[int], seeds: int, resampling: Resampling
-) -> dict[tuple[int, int], ResampledPair]:
-    """Resample sizes with one 0/1 prediction per pretraining seed.
-
-    Parameters
-    ----------
-    counts : Counts
-        Of one split, with one run per pretraining seed.
-    sizes : sequence of int
-        Positions of the sizes to compare.
-    seeds : int
-        Even number of pretraining seeds, the first of each size.
-    resampling : Resampling
-
-    Returns
-    -------
-    dict of (int, int) to ResampledPair
-        For each pair of `sizes`, in order.
-    """
-    correct = [counts.correct[size][:, :seeds] for size in sizes]
-    weights = [resampling.seed_weights(size, seeds) for size in sizes]
-    pairs = [(a, b) for a in range(len(sizes)) for b in range(a + 1, len(sizes))]
-    width = seeds + 1
-    tables = {pair: np.empty((resampling.replicates, width, width)) for pair in pairs}
-    for block in resampling.blocks(counts.instances):
-        drawn = resampling.instance_weights(block)
-        kept, frequency = _distinct(correct, drawn)
-        # Sums of at most `seeds` ones are exact in float32.
-        sums = [
-            (side.astype(np.float32) @ weight[:, block].astype(np.float32)).astype(np.int32)
-            for side, weight in zip(kept, weights, strict=True)
-        ]
-        length = block.stop - block.start
-        offset = width**2 * np.arange(length, dtype=np.int32)
-        scaled = [side * np.int32(width) + offset for side in sums]
-        per_cell = np.broadcast_to(frequency, sums[0].shape).ravel()
-        total = frequency.sum(axis=0)
-        for a, b in pairs:
-            cells = np.bincount(
-                (scaled[a] + sums[b]).ravel(), weights=per_cell, minlength=length * width**2
-            )
-            tables[a, b][block] = cells.reshape(length, width, width)
-            tables[a, b][block] /= np.broadcast_to(total, (length,))[:, None, None]
+    pairs = list(combinations(sizes, 2))
+    weights = {size: resampling.seed_weights(size, seeds) for size in sizes}
+    # Draws of instances are many numbers, so that they are made for few replicates at once.
+    blocks = [slice(0, resampling.replicates)]
+    if resampling.clusters is not None:
+        blocks = list(resampling.blocks(counts.instances))
+    parts = [
+        resample_gaps(
+            counts,
+            pairs,
+            {size: weights[size][:, block] for size in sizes},
+            resampling.instance_weights(block),
+            one_run=True,
+        )
+        for block in blocks
+    ]
     return {
-        (sizes[a], sizes[b]): ResampledPair(*gaps_of_counts(table), table)
-        for (a, b), table in tables.items()
+        pair: ResampledPair(
+            decay=np.concatenate([part[pair].decay for part in parts]),
+            improve=np.concatenate([part[pair].improve for part in parts]),
+            counts=np.concatenate([part[pair].counts for part in parts]),
+        )
+        for pair in pairs
     }
 
 
-def resample_runs(
-    counts: Counts, sizes: Sequence[int], seeds: int, resampling: Resampling
+def resample_gaps(
+    counts: Counts,
+    pairs: Sequence[tuple[int, int]],
+    weights: Mapping[int, NDArray[np.float64]],
+    instance_weights: NDArray[np.float64] | None = None,
+    workers: Workers | None = None,
+    *,
+    one_run: bool = False,
 ) -> dict[tuple[int, int], ResampledPair]:
-    """Resample sizes with several runs per pretraining seed.
-
-    A resampled instance has a multiset of counts again, so that its halves are looked up. The
-    distribution of the mixed difference is a convolution of those of the two sizes' halves: their
-    characteristic functions, real as the distributions are symmetric, are multiplied instance by
-    instance, summed, and transformed back once.
+    """Compute discovery less baseline in every replicate, from given draws.
 
     Parameters
     ----------
     counts : Counts
-        Of one split.
-    sizes : sequence of int
+        Of one split, with at least one instance.
+    pairs : sequence of (int, int)
         Positions of the sizes to compare.
-    seeds : int
-        Even number of pretraining seeds, the first of each size.
-    resampling : Resampling
+    weights : mapping of int to ndarray of float64, shape [seed, replicate]
+        By size, how often each of its first seeds is drawn: an even number of seeds, and of draws
+        in each replicate as many.
+    instance_weights : ndarray of float64, shape [instance, replicate], optional
+        How often each instance is drawn; each once if absent.
+    workers : Workers, optional
+        Processes that share out the instances; this process alone if absent.
+    one_run : bool
+        Compute `ResampledPair.counts` too, which otherwise have shape [replicate, 0, 0].
 
     Returns
     -------
     dict of (int, int) to ResampledPair
-        For each pair of `sizes`, in order.
+        For each of `pairs`. The number of processes makes no difference.
+
+    Examples
+    --------
+    Two instances, of which the first decays and the second does not change. The second replicate
+    draws the first instance twice.
+
+    >>> sides = (np.array([[1, 1], [1, 1]]), np.array([[0, 0], [1, 1]]))
+    >>> counts = Counts(("small", "large"), ((1, 2), (1, 2)), sides, runs=1)
+    >>> once = np.ones((2, 2))
+    >>> drawn = np.array([[1.0, 2.0], [1.0, 0.0]])
+    >>> resample_gaps(counts, [(0, 1)], {0: once, 1: once}, drawn)[0, 1].decay
+    array([[0.5, 0.5, 0. ],
+           [1. , 1. , 0. ]])
     """
-    correct = [counts.correct[size][:, :seeds] for size in sizes]
-    weights = [resampling.seed_weights(size, seeds) for size in sizes]
-    pairs = [(a, b) for a in range(len(sizes)) for b in range(a + 1, len(sizes))]
-    runs, steps, replicates = counts.runs, seeds * counts.runs, resampling.replicates
-    observed = {pair: np.zeros((replicates, 2 * steps + 1)) for pair in pairs}
-    waves = {pair: np.zeros((replicates, steps + 1)) for pair in pairs}
-    tables = {pair: np.zeros((replicates, seeds + 1, seeds + 1)) for pair in pairs}
-    for block in resampling.blocks(counts.instances):
-        drawn = resampling.instance_weights(block)
-        kept, frequency = _distinct(correct, drawn)
-        for start in range(0, len(frequency), PART_INSTANCES):
-            part = slice(start, start + PART_INSTANCES)
-            looked_up = [
-                _LookedUp.of(side[part], weight[:, block], runs)
-                for side, weight in zip(kept, weights, strict=True)
-            ]
-            for local, replicate in enumerate(range(block.start, block.stop)):
-                often = frequency[part, min(local, frequency.shape[1] - 1)]
-                sides = [side.at(local) for side in looked_up]
-                # A pair's first side carries how often each instance is drawn.
-                often_waves = [wave * often[:, None] for _, wave, _ in sides[:-1]]
-                often_right = [right * often[:, None] for _, _, right in sides[:-1]]
-                for a, b in pairs:
-                    difference = sides[b][0] - sides[a][0] + steps
-                    observed[a, b][replicate] += np.bincount(difference, often, 2 * steps + 1)
-                    waves[a, b][replicate] += np.einsum("if,if->f", often_waves[a], sides[b][1])
-                    tables[a, b][replicate] += often_right[a].T @ sides[b][2]
-    result = {}
-    for pair, table in tables.items():
-        total = observed[pair].sum(axis=1, keepdims=True)
-        baseline = np.cumsum(_inverse_cosine(waves[pair], steps), axis=1)[:, : steps + 1]
-        found = observed[pair]
-        result[sizes[pair[0]], sizes[pair[1]]] = ResampledPair(
-            decay=(np.cumsum(found, axis=1)[:, : steps + 1] - baseline) / total,
-            improve=(np.cumsum(found[:, ::-1], axis=1)[:, : steps + 1] - baseline) / total,
-            counts=table / total[:, :, None],
+    if not pairs:
+        return {}
+    resamples = _Resamples(tuple(pairs), dict(weights), counts.runs, one_run)
+    blocks = (
+        (
+            resamples,
+            {size: counts.correct[size][start : start + BLOCK_INSTANCES] for size in weights},
+            None if instance_weights is None else instance_weights[start : start + BLOCK_INSTANCES],
         )
-    return result
+        for start in range(0, counts.instances, BLOCK_INSTANCES)
+    )
+    seconds = counts.instances * resamples.replicates * len(pairs) / COMPARISONS_PER_SECOND
+    sums = {pair: resamples.zeros() for pair in pairs}
+    for block_sums in (workers or Workers()).map(_sum_block, blocks, seconds):
+        for pair, pair_sums in block_sums.items():
+            for total, part in zip(sums[pair], pair_sums, strict=True):
+                total += part
+    return {pair: _gaps(pair_sums, resamples.seeds) for pair, pair_sums in sums.items()}
+
+
+class _Sums(NamedTuple):
+    """Sums over instances, of one pair of sizes.
+
+    Attributes
+    ----------
+    observed : ndarray of float64, shape [replicate, 2 * steps + 1]
+        Instances by the correct runs of the second size less those of the first, -steps..steps.
+    mixed : ndarray of float64, shape [replicate, steps + 1]
+        Instances times pairs of splits, by the absolute mixed difference in runs, 0..steps. Each
+        stands for a positive and a negative difference. In units of `_split_unit` squared.
+    counts : ndarray of float64, shape [replicate, seed + 1, seed + 1] or [replicate, 0, 0]
+        Joint counts with one run of each drawn seed.
+    """
+
+    observed: NDArray[np.float64]
+    mixed: NDArray[np.float64]
+    counts: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class _Resamples:
+    """What is summed over every block of instances.
+
+    Attributes
+    ----------
+    pairs : tuple of (int, int)
+        Positions of sizes.
+    weights : dict of int to ndarray of float64, shape [seed, replicate]
+        By size, how often each seed is drawn.
+    runs : int
+        Finetuning runs of a pretraining seed.
+    one_run : bool
+        Whether to sum the joint counts with one run of each seed too.
+    """
+
+    pairs: tuple[tuple[int, int], ...]
+    weights: dict[int, NDArray[np.float64]]
+    runs: int
+    one_run: bool
+
+    @property
+    def seeds(self) -> int:
+        return len(self.weights[self.pairs[0][0]])
+
+    @property
+    def replicates(self) -> int:
+        return self.weights[self.pairs[0][0]].shape[1]
+
+    def zeros(self) -> _Sums:
+        steps = self.seeds * self.runs
+        width = self.seeds + 1 if self.one_run else 0
+        return _Sums(
+            observed=np.zeros((self.replicates, 2 * steps + 1)),
+            mixed=np.zeros((self.replicates, steps + 1)),
+            counts=np.zeros((self.replicates, width, width)),
+        )
 
 
 @dataclass(frozen=True)
 class _MultisetTable:
-    """Everything that a multiset of counts determines, tabulated by the multiset.
+    """What a multiset of counts determines.
 
-    `right` is `correct_distribution`, [multiset, seed + 1]; `wave` the characteristic function of
-    the halves' difference 2 a - S at the frequencies 0..2kF of a lattice of 4kF + 1 values.
+    Attributes
+    ----------
+    total : ndarray of int32, shape [multiset]
+        Sum of the counts.
+    columns : ndarray of float64, shape [multiset, column]
+        First, for each difference 0..kF, the ways to part the seeds in two halves whose sums differ
+        by it, in units of `_split_unit`. Then, if wanted, `correct_distribution`.
+    steps : int
+        2kF, the runs of all seeds.
     """
 
-    rows: NDArray[np.int64]
-    runs: int
-
-    @cached_property
-    def total(self) -> NDArray[np.int64]:
-        return self.rows.sum(axis=1)
-
-    @cached_property
-    def right(self) -> NDArray[np.float64]:
-        return correct_distribution(self.rows, self.runs)
-
-    @cached_property
-    def wave(self) -> NDArray[np.float64]:
-        seeds = self.rows.shape[1]
-        steps = seeds * self.runs
-        halves = half_differences(self.rows, self.runs) / comb(seeds, seeds // 2)
-        difference = np.arange(steps + 1) - steps // 2
-        angle = 2 * np.pi / (2 * steps + 1) * np.outer(difference, np.arange(steps + 1))
-        return halves @ np.cos(angle)
-
-
-@dataclass(frozen=True)
-class _LookedUp:
-    """Rows of a table, [instance, replicate]."""
-
-    table: _MultisetTable
-    index: NDArray[np.integer]
+    total: NDArray[np.int32]
+    columns: NDArray[np.float64]
+    steps: int
 
     @classmethod
-    def of(cls, correct: NDArray[np.integer], weights: NDArray[np.float64], runs: int) -> _LookedUp:
-        """Find the multiset of every instance in every replicate (columns of `weights`)."""
-        rows, index = resampled_multisets(correct, weights, runs)
-        complete = _complete_table(correct.shape[1], runs)
-        return cls(_MultisetTable(rows, runs) if complete is None else complete, index)
+    def of(cls, rows: NDArray[np.int64], runs: int, one_run: bool) -> _MultisetTable:
+        """Tabulate multisets, given as rows [multiset, seed]."""
+        seeds = rows.shape[1]
+        halves = half_differences(rows, runs)[:, seeds * runs // 2 :] / _split_unit(seeds)
+        # Exchanging the halves negates their difference, so that one of 0 is counted twice.
+        halves[:, 0] /= 2
+        columns = [halves, correct_distribution(rows, runs)] if one_run else [halves]
+        total = rows.sum(axis=1, dtype=np.int32)
+        return cls(total, np.concatenate(columns, axis=1), seeds * runs)
 
-    def at(
-        self, replicate: int
-    ) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
-        """Return sums, characteristic functions and distributions of right models."""
-        index = self.index[:, replicate]
-        return self.table.total[index], self.table.wave[index], self.table.right[index]
+    @property
+    def halves(self) -> slice:
+        """Columns of the differences between halves."""
+        return slice(0, self.steps // 2 + 1)
+
+    @property
+    def correct(self) -> slice:
+        """Columns of the distribution of correct models."""
+        return slice(self.steps // 2 + 1, self.columns.shape[1])
+
+
+class _Resampled(NamedTuple):
+    """The instances of one size in several replicates.
+
+    Attributes
+    ----------
+    multiset, total : ndarray of int32, shape [replicate, instance]
+        Position of the instance's multiset in the table, and the sum of its counts.
+    table : _MultisetTable
+    """
+
+    multiset: NDArray[np.int32]
+    total: NDArray[np.int32]
+    table: _MultisetTable
+
+    @classmethod
+    def of(cls, table: _MultisetTable, multiset: NDArray[np.int32]) -> _Resampled:
+        """Look up multisets."""
+        return cls(multiset, table.total[multiset], table)
+
+    def part(self, replicates: slice) -> _Resampled:
+        return _Resampled(self.multiset[replicates], self.total[replicates], self.table)
 
 
 @lru_cache(maxsize=4)
-def _complete_table(seeds: int, runs: int) -> _MultisetTable | None:
-    """Tabulate every multiset once for all blocks; None if they are too many."""
+def _complete_table(seeds: int, runs: int, one_run: bool) -> _MultisetTable | None:
+    """Tabulate every multiset, for all blocks; None if they are too many."""
     known = every_multiset(seeds, runs)
-    return None if known is None else _MultisetTable(known[0], runs)
+    return None if known is None else _MultisetTable.of(known[0], runs, one_run)
 
 
-def _distinct(
-    correct: Sequence[NDArray[np.integer]], drawn: NDArray[np.float64] | None
-) -> tuple[list[NDArray[np.integer]], NDArray[np.float64]]:
-    """Keep one of the instances that are alike in all sizes and seeds, and how often it occurs.
+def _split_unit(seeds: int) -> int:
+    """Power of two above the number of splits.
 
-    Where instances are drawn (`drawn`, [instance, replicate]) all are kept.
+    Whole numbers divided by it are as exact as before, and their products do not overflow.
     """
-    if drawn is not None:
-        return list(correct), drawn
-    rows = np.ascontiguousarray(np.concatenate(correct, axis=1))
+    return 2 ** comb(seeds, seeds // 2).bit_length()
+
+
+def _sum_block(
+    block: tuple[_Resamples, dict[int, NDArray[np.unsignedinteger]], NDArray[np.float64] | None],
+) -> dict[tuple[int, int], _Sums]:
+    """Sum over a block of instances: by size their counts [instance, seed], and their weights."""
+    resamples, correct, instance_weights = block
+    seeds, runs = resamples.seeds, resamples.runs
+    correct = {size: counts[:, :seeds] for size, counts in correct.items()}
+    if instance_weights is None:
+        correct, frequency = _distinct_rows(correct)
+        weights = np.broadcast_to(frequency, (resamples.replicates, len(frequency)))
+    else:
+        weights = np.ascontiguousarray(instance_weights.T)
+    table = _complete_table(seeds, runs, resamples.one_run)
+    # Without a complete table, each replicate has one of its own.
+    batch = 1 if table is None else max(RESAMPLED_INSTANCES // weights.shape[1], 1)
+    sums = {pair: resamples.zeros() for pair in resamples.pairs}
+    for first in range(0, resamples.replicates, batch):
+        replicates = slice(first, first + batch)
+        resampled = {}
+        for size, counts in correct.items():
+            drawn = resamples.weights[size][:, replicates]
+            rows, index = resampled_multisets(counts, drawn, runs)
+            of_size = table or _MultisetTable.of(rows, runs, resamples.one_run)
+            multiset = np.ascontiguousarray(index.T, dtype=np.int32)
+            resampled[size] = _Resampled.of(of_size, multiset)
+        for pair, pair_sums in sums.items():
+            _compare(
+                resampled[pair[0]],
+                resampled[pair[1]],
+                weights[replicates],
+                _Sums(*(values[replicates] for values in pair_sums)),
+            )
+    return sums
+
+
+def _distinct_rows(
+    correct: Mapping[int, NDArray[np.unsignedinteger]],
+) -> tuple[dict[int, NDArray[np.unsignedinteger]], NDArray[np.float64]]:
+    """Keep one of the instances that are alike in all sizes and seeds, and how often it occurs."""
+    rows = np.ascontiguousarray(np.concatenate(list(correct.values()), axis=1))
     keys = rows.view(np.dtype((np.void, rows.dtype.itemsize * rows.shape[1]))).ravel()
-    _, first, frequency = np.unique(keys, return_index=True, return_counts=True)
-    return [side[first] for side in correct], frequency[:, None].astype(np.float64)
+    _, kept, frequency = np.unique(keys, return_index=True, return_counts=True)
+    distinct = {size: counts[kept] for size, counts in correct.items()}
+    return distinct, frequency.astype(np.float64)
 
 
-def _inverse_cosine(waves: NDArray[np.float64], steps: int) -> NDArray[np.float64]:
-    """Distributions over -steps..steps from their characteristic functions, real and even."""
-    angle = 2 * np.pi / (2 * steps + 1)
-    table = np.cos(angle * np.outer(np.arange(steps + 1), np.arange(-steps, steps + 1)))
-    table[1:] *= 2.0
-    return waves @ table / (2 * steps + 1)
+def _compare(
+    smaller: _Resampled, larger: _Resampled, weights: NDArray[np.float64], sums: _Sums
+) -> None:
+    """Add to `sums` those of two sizes; `weights` [replicate, instance] of the instances."""
+    first, second = smaller.table, larger.table
+    halves, correct = first.halves, first.correct
+    products = np.empty((len(weights), halves.stop, halves.stop))
+    step = max(CACHED_CELLS // max(first.columns.size, weights.shape[1]), 1)
+    for start in range(0, len(weights), step):
+        part = slice(start, start + step)
+        observed, joint = _count_pairs(smaller.part(part), larger.part(part), weights[part])
+        sums.observed[part] += observed
+        sides = (joint @ second.columns).reshape(-1, *first.columns.shape)
+        products[part] = first.columns[:, halves].T @ sides[..., halves]
+        sums.counts[part] += first.columns[:, correct].T @ sides[..., correct]
+    # The halves' differences of the two sizes add up in one half of the pairs of splits, and
+    # cancel in the other.
+    for difference in range(halves.stop):
+        by_second = products[:, difference]
+        sums.mixed[:, difference : difference + halves.stop] += by_second
+        sums.mixed[:, : halves.stop - difference] += by_second[:, difference:]
+        sums.mixed[:, 1 : difference + 1] += by_second[:, :difference][:, ::-1]
+
+
+def _count_pairs(
+    smaller: _Resampled, larger: _Resampled, weights: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], sparse.coo_array]:
+    """Count instances by their difference, and by their two multisets.
+
+    Returns
+    -------
+    observed : ndarray of float64, shape [replicate, 2 * steps + 1]
+    histogram : coo_array of float64, shape [replicate * multiset, multiset]
+        The joint histograms of the replicates, one below the other.
+    """
+    rows, columns = len(smaller.table.total), len(larger.table.total)
+    replicate = np.arange(len(weights), dtype=np.int32)[:, None]
+    if rows * columns < weights.shape[1]:
+        # Few pairs of multisets: count the instances of each first.
+        cells = (rows * replicate + smaller.multiset) * np.int32(columns) + larger.multiset
+        merged = np.bincount(cells.ravel(), weights.ravel(), len(weights) * rows * columns)
+        weights = merged.reshape(-1, rows * columns).astype(np.float64, copy=False)
+        places = np.divmod(np.arange(rows * columns, dtype=np.int32), np.int32(columns))
+        smaller, larger = (
+            _Resampled.of(side.table, np.broadcast_to(multiset, weights.shape))
+            for side, multiset in zip((smaller, larger), places, strict=True)
+        )
+    width = 2 * smaller.table.steps + 1
+    difference = larger.total - smaller.total + (width * replicate + smaller.table.steps)
+    observed = np.bincount(difference.ravel(), weights.ravel(), len(weights) * width)
+    place = smaller.multiset + rows * replicate, larger.multiset
+    histogram = sparse.coo_array(
+        (weights.ravel(), tuple(side.ravel() for side in place)),
+        shape=(len(weights) * rows, columns),
+    )
+    return observed.reshape(-1, width).astype(np.float64, copy=False), histogram
+
+
+def _gaps(sums: _Sums, seeds: int) -> ResampledPair:
+    instances = sums.observed.sum(axis=1, keepdims=True)
+    splits = comb(seeds, seeds // 2) / _split_unit(seeds)
+    steps = sums.mixed.shape[1] - 1
+    mixed = sums.mixed[:, ::-1] / (instances * splits**2)
+    baseline = np.cumsum(mixed, axis=1)
+    # At 0 the difference has one sign, which stands for both.
+    baseline[:, -1] += mixed[:, -1]
+    decay, improve = (
+        np.cumsum(observed, axis=1)[:, : steps + 1] / instances - baseline
+        for observed in (sums.observed, sums.observed[:, ::-1])
+    )
+    return ResampledPair(decay, improve, sums.counts / instances[:, :, None])

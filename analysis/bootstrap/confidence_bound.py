@@ -29,10 +29,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis.bootstrap.bounds import ResampledPair, gaps_of_counts
+from analysis.bootstrap.bounds import ResampledPair
 from analysis.bootstrap.draws import Resampling
 from analysis.bootstrap.intervals import LEVEL, repeated_draws, spread
-from analysis.bootstrap.joint_counts import joint_counts, replaced_counts
+from analysis.bootstrap.joint_counts import gaps_of_counts, joint_counts, replaced_counts
 from analysis.statistics.counts import Counts
 
 DRAWS = 10_000
@@ -87,6 +87,18 @@ def confidence_bound(
     Returns
     -------
     ConfidenceBound
+
+    Examples
+    --------
+    Two thresholds and two seeds. Where replaced seeds and replicates change nothing, the standard
+    error is 0, and the lower bound is the largest gap.
+
+    >>> gaps = np.array([0.1, 0.3])
+    >>> same = np.tile(gaps, (2, 1))
+    >>> replicates, repeats = np.tile(gaps, (50, 1)), np.full((50, 2), 2)
+    >>> result = confidence_bound(gaps, (same, same), replicates, repeats, 2)
+    >>> print(f"{result.bound:.2f} {result.lower:.2f}")
+    0.30 0.30
     """
     changes = np.concatenate([side - side.mean(axis=0) for side in replaced])
     changes /= np.sqrt(2 * (seeds - 1))
@@ -123,6 +135,19 @@ def pair_confidence_bounds(
     dict of (int, int) to (ConfidenceBound, ConfidenceBound)
         For each pair of `resampled`: of the instances that decay from the first size to the
         second, and of those that improve.
+
+    Examples
+    --------
+    All instances decay from four correct models to none, whichever seeds are drawn.
+
+    >>> from analysis.bootstrap.bounds import resample_pairs
+    >>> sides = np.ones((5, 4), dtype=np.uint8), np.zeros((5, 4), dtype=np.uint8)
+    >>> counts = Counts(("small", "large"), ((1, 2, 3, 4),) * 2, sides, runs=1)
+    >>> resampling = Resampling(replicates=20, seed=0)
+    >>> resampled = resample_pairs(counts, (0, 1), 4, resampling)
+    >>> decay, improve = pair_confidence_bounds(counts, 4, resampled, resampling)[0, 1]
+    >>> print(f"{decay.bound:.2f} {decay.lower:.2f}, {improve.bound:.2f} {improve.lower:.2f}")
+    1.00 1.00, 0.00 0.00
     """
     sizes = sorted({size for pair in resampled for size in pair})
     correct = [counts.correct[size][:, :seeds] for size in sizes]

@@ -25,6 +25,14 @@ def draw_indices(items: int, replicates: int, key: Sequence[int]) -> NDArray[np.
     -------
     ndarray of int64, shape [replicate, item]
         Positions of the drawn items.
+
+    Examples
+    --------
+    >>> draw_indices(1, 2, key=(0,))  # of one item there is one choice
+    array([[0],
+           [0]])
+    >>> draw_indices(5, 1000, key=(0,)).shape
+    (1000, 5)
     """
     random = np.random.Generator(np.random.Philox(np.random.SeedSequence(list(key))))
     return random.integers(items, size=(replicates, items))
@@ -44,6 +52,15 @@ def weights_of(indices: NDArray[np.integer], items: int) -> NDArray[np.float64]:
     -------
     ndarray of float64, shape [item, replicate]
         Whole numbers; every column sums to the number of draws.
+
+    Examples
+    --------
+    The first replicate draws item 2 twice and item 0 once; the second draws every item once.
+
+    >>> weights_of(np.array([[2, 0, 2], [0, 1, 2]]), 3)
+    array([[1., 1.],
+           [0., 1.],
+           [2., 1.]])
     """
     replicates = len(indices)
     cells = indices + items * np.arange(replicates)[:, None]
@@ -66,6 +83,15 @@ def cluster_weights(
     Returns
     -------
     ndarray of float64, shape [instance, replicate]
+
+    Examples
+    --------
+    Instances 0 and 1 are cluster 0, which is drawn twice.
+
+    >>> cluster_weights(np.array([[0, 0]]), np.array([0, 0, 1]))
+    array([[2.],
+           [2.],
+           [0.]])
     """
     return weights_of(indices, int(clusters.max(initial=-1)) + 1)[clusters]
 
@@ -88,8 +114,17 @@ class Resampling:
     seed : int
         Seed of all draws.
     clusters : ndarray of int, shape [instance], or None
-        Cluster of each instance of the split, 0..C - 1, whose clusters are drawn; None to keep
+        Cluster of each instance of the split, 0..C - 1: whole clusters are drawn. None to keep
         every instance once.
+
+    Examples
+    --------
+    >>> resampling = Resampling(replicates=3, seed=0, clusters=np.array([0, 0, 1]))
+    >>> resampling.seed_weights(size=0, seeds=4).sum(axis=0)  # four draws in every replicate
+    array([4., 4., 4.])
+    >>> first, second, _ = resampling.instance_weights(slice(0, 3))
+    >>> bool((first == second).all())  # instances of one cluster are drawn together
+    True
     """
 
     replicates: int
@@ -116,23 +151,23 @@ class Resampling:
         return cluster_weights(np.concatenate(rows), self.clusters)
 
     def instance_draws(self, instances: int) -> Iterator[tuple[slice, NDArray[np.uint16]]]:
-        """Draws of instances where these are drawn, many replicates at once.
+        """Yield blocks of replicates, and how often each draws each instance.
 
-        Yields the replicates, and how often each draws each instance, [replicate, instance].
+        The second is of shape [replicate, instance]. Raises ValueError without clusters.
         """
         block = max(DRAWN_CELLS // max(instances, 1), 1)
         for start in range(0, self.replicates, block):
             drawn = slice(start, min(start + block, self.replicates))
             weights = np.empty((drawn.stop - start, instances), dtype=np.uint16)
             for replicate in range(start, drawn.stop):
-                one = self.instance_weights(slice(replicate, replicate + 1))
-                if one is None:
+                replicate_weights = self.instance_weights(slice(replicate, replicate + 1))
+                if replicate_weights is None:
                     raise ValueError("the resampling keeps every instance")
-                weights[replicate - start] = one[:, 0]
+                weights[replicate - start] = replicate_weights[:, 0]
             yield drawn, weights
 
     def blocks(self, instances: int) -> Iterator[slice]:
-        """Blocks of replicates that fit into memory together."""
+        """Yield blocks of replicates that fit into memory together."""
         block = max(BLOCK_CELLS // max(instances, 1), 1)
         for start in range(0, self.replicates, block):
             yield slice(start, min(start + block, self.replicates))
@@ -158,7 +193,22 @@ class Bootstrap:
     clusters: Mapping[str, NDArray[np.int64]] | None = None
 
     def of_instances(self, task: str, instances: NDArray[np.intp]) -> Resampling:
-        """Choose the draws of a split, which has the given ones of a task's kept instances."""
+        """Choose the draws of a split.
+
+        Parameters
+        ----------
+        task : str
+        instances : ndarray of int, shape [instance]
+            Positions of the split's instances among the kept instances of the task.
+
+        Examples
+        --------
+        The clusters of the split are numbered anew.
+
+        >>> bootstrap = Bootstrap(100, clusters={"mnli": np.array([0, 0, 1, 2, 2])})
+        >>> bootstrap.of_instances("mnli", np.array([2, 3, 4])).clusters
+        array([0, 1, 1])
+        """
         clusters = None
         if self.clusters is not None:
             _, clusters = np.unique(self.clusters[task][instances], return_inverse=True)

@@ -23,6 +23,13 @@ def repeated_draws(weights: NDArray[np.float64]) -> NDArray[np.float64]:
     Returns
     -------
     ndarray of float64, shape [replicate]
+
+    Examples
+    --------
+    The first replicate draws three seeds once each, the second draws one seed three times.
+
+    >>> repeated_draws(np.array([[1.0, 3.0], [1.0, 0.0], [1.0, 0.0]]))
+    array([3., 9.])
     """
     return (weights**2).sum(axis=0)
 
@@ -32,8 +39,8 @@ def spread(replicates: NDArray[np.float64], repeats: NDArray[np.float64]) -> NDA
 
     A drawn seed that is drawn again adds no new noise, so a replicate of a non-linear statistic
     (a count of instances beyond a threshold, say) depends on how often its seeds repeat, whichever
-    they are. Real seeds do not repeat. The replicates are regressed on `repeats`, and what is left
-    is how the statistic varies with the seeds.
+    they are. Real seeds do not repeat. The replicates are regressed on `repeats`; the residuals
+    are how the statistic varies with the seeds.
 
     Parameters
     ----------
@@ -46,6 +53,13 @@ def spread(replicates: NDArray[np.float64], repeats: NDArray[np.float64]) -> NDA
     -------
     ndarray of float64, of the shape of `replicates`
         Mean 0 in each column.
+
+    Examples
+    --------
+    Replicates that repeat their seeds more are larger by 1, whatever seeds they draw.
+
+    >>> spread(np.array([0.0, 2.0, 1.0, 3.0]), np.array([3.0, 3.0, 5.0, 5.0])).round(9)
+    array([-1.,  1., -1.,  1.])
     """
     columns = replicates.reshape(len(replicates), -1)
     design = np.column_stack([np.ones(len(columns)), repeats.reshape(len(columns), -1)])
@@ -98,6 +112,19 @@ def interval(
     ----------
     Hesterberg, What Teachers Should Know About the Bootstrap, The American Statistician 2015,
     Section 4.3: the expanded percentile interval.
+
+    Examples
+    --------
+    Of 1,001 replicates at equal distances, about an estimate of 0.6. With many seeds 95% of them
+    are inside; with ten seeds, more; with one, no interval can be given.
+
+    >>> replicates = np.linspace(0.1, 1.1, 1001)
+    >>> for seeds in (100_000, 10, 1):
+    ...     low, high = interval(0.6, replicates, np.ones(1001), seeds)
+    ...     print(f"{low:.3f} to {high:.3f}")
+    0.125 to 1.075
+    0.109 to 1.091
+    nan to nan
     """
     values = np.atleast_1d(np.asarray(estimate, dtype=np.float64))
     deviations = spread(replicates, repeats).reshape(len(replicates), -1)

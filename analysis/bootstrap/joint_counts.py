@@ -1,7 +1,8 @@
-"""How many independent models of two sizes are right on an instance, counted over instances.
+"""How many independent models of two sizes are correct on an instance, counted over instances.
 
 With one 0/1 prediction per pretraining seed, discovery and baseline are linear functions of the
-joint counts N[S1, S2]: the instances on which S1 models of one size and S2 of the other are right.
+joint counts N[S1, S2]: the instances on which S1 models of one size and S2 of the other are
+correct.
 Ensembles are such predictions. Of F runs per pretraining seed, one run drawn from each seed is such
 a prediction too, and its expected N has a closed form.
 """
@@ -22,14 +23,14 @@ BLOCK_CELLS = 2**21
 
 
 def correct_distribution(correct: NDArray[np.integer], runs: int) -> NDArray[np.float64]:
-    """Distribution of the number of right models, when one run of each seed is drawn.
+    """Distribution of the number of correct models, when one run of each seed is drawn.
 
     A sum of independent Bernoulli draws with probabilities u / F, by convolution.
 
     Parameters
     ----------
     correct : ndarray of int, shape [..., seed]
-        Right runs of each pretraining seed, 0..`runs`.
+        Correct runs of each pretraining seed, 0..`runs`.
     runs : int
         F, the runs of one pretraining seed.
 
@@ -37,14 +38,22 @@ def correct_distribution(correct: NDArray[np.integer], runs: int) -> NDArray[np.
     -------
     ndarray of float64, shape [..., seed + 1]
         Probability of each number; 0 or 1 where `runs` is 1.
+
+    Examples
+    --------
+    Of two runs each, one seed has one correct and the other two: the drawn runs are both correct
+    with probability 1/2.
+
+    >>> correct_distribution(np.array([1, 2]), runs=2)
+    array([0. , 0.5, 0.5])
     """
     seeds = correct.shape[-1]
     result = np.zeros((*correct.shape[:-1], seeds + 1))
     result[..., 0] = 1.0
     for seed in range(seeds):
-        right = correct[..., seed, None] / runs
-        shifted = result[..., :-1] * right
-        result *= 1.0 - right
+        rate = correct[..., seed, None] / runs
+        shifted = result[..., :-1] * rate
+        result *= 1.0 - rate
         result[..., 1:] += shifted
     return result
 
@@ -63,6 +72,14 @@ def gap_kernel(seeds: int) -> NDArray[np.float64]:
         Element [S1, S2, j]: for instances that decay from the first to the second size, at the
         threshold t = (j - 2k) / 2k, from -1 to 0, the baseline averaged over all splits. With the
         first two axes exchanged, for instances that improve.
+
+    Examples
+    --------
+    With two models of each size, an instance on which both of the first size are correct and none
+    of the second is discovered at -1, -1/2 and 0; its mixed difference is always 0.
+
+    >>> gap_kernel(2)[2, 0]
+    array([1., 1., 0.])
     """
     levels = np.arange(seeds + 1)
     rows = (np.arange(seeds) < levels[:, None]).astype(np.int64)
@@ -75,15 +92,47 @@ def gap_kernel(seeds: int) -> NDArray[np.float64]:
     return (difference[:, :, None] <= levels - seeds) - baseline
 
 
+def gaps_of_counts(
+    counts: NDArray[np.float64],
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Compute discovery less baseline, of instances that decay and of those that improve.
+
+    Parameters
+    ----------
+    counts : ndarray of float64, shape [..., seed + 1, seed + 1]
+        Fractions of instances.
+
+    Returns
+    -------
+    decay, improve : ndarray of float64, shape [..., seed + 1]
+        At the thresholds from -1 to 0.
+
+    Examples
+    --------
+    Half of the instances decay from two correct models to none; the others do not change.
+
+    >>> counts = np.zeros((3, 3))
+    >>> counts[2, 0] = counts[1, 1] = 0.5
+    >>> decay, improve = gaps_of_counts(counts)
+    >>> decay  # the unchanged ones have a mixed difference below 0 in one of four pairs of splits
+    array([0.375, 0.375, 0.125])
+    """
+    kernel = gap_kernel(counts.shape[-1] - 1)
+    return (
+        np.tensordot(counts, kernel, axes=2),
+        np.tensordot(counts, kernel.transpose(1, 0, 2), axes=2),
+    )
+
+
 def joint_counts(
     first: NDArray[np.integer], second: NDArray[np.integer], runs: int
 ) -> NDArray[np.float64]:
-    """Count instances by the number of right models of two sizes, one run of each seed drawn.
+    """Count instances by the number of correct models of two sizes, one run of each seed drawn.
 
     Parameters
     ----------
     first, second : ndarray of int, each of shape [instance, seed]
-        Right runs, 0..`runs`, on the same instances.
+        Correct runs, 0..`runs`, on the same instances.
     runs : int
         Runs of one pretraining seed; with 1 the counts are whole numbers.
 
@@ -91,6 +140,13 @@ def joint_counts(
     -------
     ndarray of float64, shape [seed + 1, seed + 1]
         Expected over the draws; sums to the number of instances.
+
+    Examples
+    --------
+    >>> joint_counts(np.array([[1, 1], [1, 0]]), np.array([[0, 0], [1, 0]]), runs=1)
+    array([[0., 0., 0.],
+           [0., 1., 0.],
+           [1., 0., 0.]])
     """
     return correct_distribution(first, runs).T @ correct_distribution(second, runs)
 
@@ -103,7 +159,7 @@ def replaced_counts(
     Parameters
     ----------
     sides : sequence of ndarray of int, each of shape [instance, seed]
-        Right runs of each size, 0..`runs`, all with the same number of seeds, at least 2.
+        Correct runs of each size, 0..`runs`, all with the same number of seeds, at least 2.
     runs : int
         Runs of one pretraining seed.
 
@@ -112,6 +168,16 @@ def replaced_counts(
     dict of (int, int) to (ndarray, ndarray), each of shape [seed * (seed - 1), seed + 1, seed + 1]
         For sizes a < b (positions): the joint counts with seed P of size a, or of size b, replaced
         by a copy of seed Q of the same size, for all ordered pairs P, Q.
+
+    Examples
+    --------
+    One instance; seed 0 of the first size is correct on it and seed 1 is not. With a copy of seed 1
+    in place of seed 0 no model is correct, and with a copy of seed 0 in place of seed 1 both are.
+
+    >>> in_first, _ = replaced_counts([np.array([[1, 0]]), np.array([[1, 1]])], runs=1)[0, 1]
+    >>> in_first[:, :, 2]
+    array([[1., 0., 0.],
+           [0., 0., 1.]])
     """
     seeds = sides[0].shape[1]
     columns = np.array(

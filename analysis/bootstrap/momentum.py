@@ -58,6 +58,16 @@ def resample_momentum(
     -------
     pearson, spearman : ndarray of float64, each of shape [replicate, bucket]
         NaN where no assignment defines a correlation.
+
+    Examples
+    --------
+    Three instances with Acc[s2] = 0 and one seed of each size. The differences from s1 to s2 are
+    -2, -1, 0, those from s2 to s3 are 0, 1, 2: they rise together.
+
+    >>> sides = [np.array([[2], [1], [0]]), np.zeros((3, 1), int), np.array([[0], [1], [2]])]
+    >>> pearson, spearman = resample_momentum(sides, 2, [np.ones((1, 1))] * 3, Resampling(1, 0))
+    >>> pearson[0, 0].round(9), spearman[0, 0].round(9)
+    (np.float64(1.0), np.float64(1.0))
     """
     everyone = np.arange(correct[1].shape[1])
     roles = [[tuple(group.tolist()) for group in role] for role in assignments or [[everyone] * 3]]

@@ -73,7 +73,7 @@ def count_moments(
     Parameters
     ----------
     correct : ndarray of int, shape [instance, seed]
-        Right finetuning runs, 0..`runs`.
+        Correct finetuning runs, 0..`runs`.
     runs : int
         Finetuning runs of one pretraining seed.
     instance_weights : ndarray of float64, shape [instance, replicate], optional
@@ -83,21 +83,30 @@ def count_moments(
     -------
     SeedMoments
         Leading axis replicate if there are instance weights.
+
+    Examples
+    --------
+    Of two runs each, on one instance, seed 0 has both correct and seed 1 has one: its runs vary
+    with the sample variance 1/2, and their mean with half of that.
+
+    >>> moments = count_moments(np.array([[2, 1]]), runs=2)
+    >>> moments.loss, moments.inner, moments.noise
+    (array([0. , 0.5]), array([[0. , 0.5]]), array([0.  , 0.25]))
     """
     instances, seeds = correct.shape
     counts = correct.astype(np.float64)
     if instance_weights is None:
         total = np.array(float(instances))
-        right = counts.sum(axis=0)
+        seed_correct = counts.sum(axis=0)
         products = counts.T @ counts
     else:
         total = instance_weights.sum(axis=0)[:, None]
-        right = instance_weights.T @ counts
+        seed_correct = instance_weights.T @ counts
         upper, lower = np.triu_indices(seeds)
         pairs = instance_weights.T @ (counts[:, upper] * counts[:, lower])
         products = np.empty((len(pairs), seeds, seeds))
         products[:, upper, lower] = products[:, lower, upper] = pairs
-    mean = right / total / runs
+    mean = seed_correct / total / runs
     products = products / (total[..., None] if instance_weights is not None else total) / runs**2
     squares = np.diagonal(products, axis1=-2, axis2=-1)
     inner = np.full(mean.shape, np.nan)
@@ -130,6 +139,16 @@ def sum_moments(
     Returns
     -------
     SeedMoments
+
+    Examples
+    --------
+    The two seeds of `count_moments`' example: the draws are 1, 1 and 1, 0.
+
+    >>> total = np.array([2.0, 1.0])
+    >>> squares = np.array([[4.0, 1.0], [2.0, 1.0]])  # of the sums, then of the draws
+    >>> moments = sum_moments(total, squares, np.outer(total, total), below=(2,))
+    >>> moments.loss, moments.inner, moments.noise
+    (array([0. , 0.5]), array([[0. , 0.5]]), array([0.  , 0.25]))
     """
     draws = float(np.prod(below))
     sums = TreeSums(total, np.moveaxis(squares, -2, 0))
@@ -165,6 +184,17 @@ def resampled_sum_moments(
     -------
     SeedMoments
         Leading axis replicate.
+
+    Examples
+    --------
+    Two runs of two seeds on two instances that are alike: the replicates are, too.
+
+    >>> total = np.array([[2.0, 2.0], [1.0, 1.0]])
+    >>> squares = np.array([[[2.0, 2.0], [1.0, 1.0]]])
+    >>> resampling = Resampling(2, 0, clusters=np.array([0, 1]))
+    >>> resampled_sum_moments(total, squares, (2,), resampling).loss
+    array([[0. , 0.5],
+           [0. , 0.5]])
     """
     seeds = len(total)
     upper, lower = np.triu_indices(seeds)
@@ -201,16 +231,26 @@ def resampled_means(
     Returns
     -------
     ndarray of float64, shape [replicate, feature]
+
+    Examples
+    --------
+    All instances are in one cluster, so that every replicate has the average over all.
+
+    >>> features = np.array([[1.0, 2.0, 6.0]])
+    >>> resampling = Resampling(2, 0, clusters=np.zeros(3, dtype=int))
+    >>> resampled_means(lambda part: features[:, part], 3, resampling)
+    array([[3.],
+           [3.]])
     """
-    found = []
+    means = []
     for _, weights in resampling.instance_draws(instances):
         products = [
             weights[:, start : start + PART_INSTANCES].astype(np.float64)
             @ features(slice(start, start + PART_INSTANCES)).T
             for start in range(0, instances, PART_INSTANCES)
         ]
-        found.append(np.sum(products, axis=0) / weights.sum(axis=1, dtype=np.float64)[:, None])
-    return np.concatenate(found)
+        means.append(np.sum(products, axis=0) / weights.sum(axis=1, dtype=np.float64)[:, None])
+    return np.concatenate(means)
 
 
 def draw_moments(draws: NDArray[np.floating] | NDArray[np.bool_]) -> SeedMoments:
@@ -226,6 +266,12 @@ def draw_moments(draws: NDArray[np.floating] | NDArray[np.bool_]) -> SeedMoments
     -------
     SeedMoments
         With L inner levels.
+
+    Examples
+    --------
+    >>> moments = draw_moments(np.array([[[1.0, 1.0], [1.0, 0.0]]]))  # two seeds of two runs
+    >>> moments.loss, moments.inner, moments.noise
+    (array([0. , 0.5]), array([[0. , 0.5]]), array([0.  , 0.25]))
     """
     instances, seeds, *widths = draws.shape
     below = decompose(draws.reshape(instances * seeds, *widths))
@@ -253,6 +299,16 @@ def resample_decomposition(
     ndarray of float64, shape [replicate, 2 + level]
         Squared bias, variance from pretraining seeds, and the variances of the inner levels. NaN
         where a replicate has drawn one seed only, or a level has one draw.
+
+    Examples
+    --------
+    With each of the two seeds of `count_moments`' example drawn once, the average loss 1/4 is the
+    sum of the bias squared, the variance of the seeds' means 1/8 less half of 1/4, and 1/4.
+
+    >>> moments = count_moments(np.array([[2, 1]]), runs=2)
+    >>> resample_decomposition(moments, np.array([[1.0, 2.0], [1.0, 0.0]]))
+    array([[0.  , 0.  , 0.25],
+           [ nan,  nan, 0.  ]])
     """
     share = weights.T / weights.sum(axis=0)[:, None]
     loss = (moments.loss * share).sum(axis=-1)
@@ -282,10 +338,20 @@ def resample_differences(
     Returns
     -------
     ResampledSize
+
+    Examples
+    --------
+    Seed 0 has two correct runs of two, seed 1 has one. Two runs of seed 1 differ, two of seed 0 do
+    not; of the four pairs of runs of different seeds, two differ.
+
+    >>> moments = count_moments(np.array([[2, 1]]), runs=2)
+    >>> size = resample_differences(moments, 2, np.ones((2, 1)))
+    >>> size.accuracy, size.diff_finetune, size.diff_pretrain
+    (array([0.75]), array([0.5]), array([0.5]))
     """
     share = weights.T / weights.sum(axis=0)[:, None]
     mean = 1.0 - moments.loss
-    # Two runs that are right with probabilities a and b differ with a + b - 2 a b.
+    # Two runs that are correct with probabilities a and b differ with a + b - 2 a b.
     differ = mean[..., :, None] + mean[..., None, :] - 2 * moments.products
     return ResampledSize(
         accuracy=(mean * share).sum(axis=-1),
@@ -311,6 +377,13 @@ def resample_std_accuracy(
     ndarray of float64, shape [replicate]
         The variance is the average over pairs of runs of half their squared difference; NaN where
         a replicate has drawn one seed only.
+
+    Examples
+    --------
+    Two seeds of one run, with accuracies 0.5 and 0.7: the variance is half of 0.2 squared.
+
+    >>> resample_std_accuracy(np.array([[0.5], [0.7]]), np.ones((2, 1))).round(4)
+    array([0.1414])
     """
     seeds, runs = run_accuracy.shape[-2:]
     if seeds < 2:

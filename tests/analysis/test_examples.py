@@ -23,7 +23,7 @@ INCOMPLETE = tuple(
         "intervals",
         "joint_counts",
         "momentum",
-        "two_groups",
+        "multibootstrap",
         "variances",
     )
 )

@@ -184,7 +184,7 @@ def test_the_analysis_is_the_same_by_any_number_of_processes(
 ) -> None:
     monkeypatch.setattr("predict.tensor.creating.INSTANCES_PER_CHUNK", 32)
     monkeypatch.setattr("analysis.predictions.size.BLOCK_BYTES", 1)
-    monkeypatch.setattr("analysis.bootstrap.adaptive_threshold.BLOCK_INSTANCES", 32)
+    monkeypatch.setattr("analysis.bootstrap.bounds.BLOCK_INSTANCES", 32)
     probability = {
         size: simulate_probability(200, 4, 2, 2, skill=skill, seed=number)
         for number, (size, skill) in enumerate({"mini": 0.6, "base": 1.2}.items())

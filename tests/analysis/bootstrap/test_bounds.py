@@ -4,9 +4,15 @@ import numpy as np
 import pytest
 
 from analysis.bootstrap import bounds as module
-from analysis.bootstrap.bounds import gaps_of_counts, resample_ensembles, resample_runs
+from analysis.bootstrap import draws
+from analysis.bootstrap.bounds import resample_pairs
 from analysis.bootstrap.draws import Resampling
-from analysis.bootstrap.joint_counts import correct_distribution, joint_counts, replaced_counts
+from analysis.bootstrap.joint_counts import (
+    correct_distribution,
+    gaps_of_counts,
+    joint_counts,
+    replaced_counts,
+)
 from analysis.statistics import multisets as multisets_module
 from analysis.statistics.counts import Counts
 from analysis.statistics.decay import decay_curves
@@ -28,9 +34,7 @@ def test_replicates_equal_the_statistic_of_the_drawn_seeds(
     counts = make_counts(runs, seeds)
     clusters = np.arange(60) // 3 if draws_instances else None
     resampling = Resampling(12, 5, clusters)
-    found = resample_runs(counts, (0, 1, 2), seeds, resampling)
-    if runs == 1:
-        ensembles = resample_ensembles(counts, (0, 1, 2), seeds, resampling)
+    resampled = resample_pairs(counts, (0, 1, 2), seeds, resampling)
     drawn = resampling.instance_weights(slice(0, 12))
     for replicate in range(12):
         rows = np.arange(60)
@@ -47,41 +51,43 @@ def test_replicates_equal_the_statistic_of_the_drawn_seeds(
             ]
             curves = decay_curves(multisets(sides[0]), multisets(sides[1]), runs)
             upto = slice(0, curves.steps + 1)
-            pair = found[first, second]
-            for ours, theirs in ((pair.decay, curves), (pair.improve, curves.exchanged())):
-                expected = (theirs.discovery - theirs.baseline)[upto]
-                np.testing.assert_allclose(ours[replicate], expected, atol=1e-12)
+            pair = resampled[first, second]
+            for gaps, direction in ((pair.decay, curves), (pair.improve, curves.exchanged())):
+                expected = (direction.discovery - direction.baseline)[upto]
+                np.testing.assert_allclose(gaps[replicate], expected, atol=1e-12)
             expected = joint_counts(sides[0], sides[1], runs) / len(rows)
             np.testing.assert_allclose(pair.counts[replicate], expected, atol=1e-12)
             if runs == 1:
-                other = ensembles[first, second]
-                np.testing.assert_allclose(other.decay, pair.decay, atol=1e-12)
-                np.testing.assert_allclose(other.improve, pair.improve, atol=1e-12)
-                np.testing.assert_allclose(other.counts, pair.counts, atol=1e-12)
+                of_counts = gaps_of_counts(pair.counts)
+                np.testing.assert_allclose(of_counts, (pair.decay, pair.improve), atol=1e-12)
 
 
 def test_more_multisets_than_can_be_tabulated_give_the_same(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     counts = make_counts(3, 4)
-    tabulated = resample_runs(counts, (0, 1), 4, Resampling(6, 1))[0, 1].decay
+    tabulated = resample_pairs(counts, (0, 1), 4, Resampling(6, 1))[0, 1].decay
     module._complete_table.cache_clear()
     for where in (module, multisets_module):
         monkeypatch.setattr(where, "every_multiset", lambda seeds, runs: None)
-    searched = resample_runs(counts, (0, 1), 4, Resampling(6, 1))[0, 1].decay
+    searched = resample_pairs(counts, (0, 1), 4, Resampling(6, 1))[0, 1].decay
     module._complete_table.cache_clear()
     np.testing.assert_allclose(searched, tabulated, atol=1e-14)
 
 
+@pytest.mark.parametrize("draws_instances", [False, True])
+@pytest.mark.parametrize("runs", [1, 2])
 def test_blocks_of_replicates_and_instances_change_nothing(
-    monkeypatch: pytest.MonkeyPatch,
+    runs: int, draws_instances: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    counts = make_counts(2, 4)
-    resampling = Resampling(10, 3, np.arange(60))
-    whole = resample_runs(counts, (0, 1), 4, resampling)[0, 1]
-    monkeypatch.setattr(module, "BLOCK_CELLS", 150)
-    monkeypatch.setattr(module, "PART_INSTANCES", 7)
-    parts = resample_runs(counts, (0, 1), 4, resampling)[0, 1]
+    counts = make_counts(runs, 4)
+    resampling = Resampling(10, 3, np.arange(60) if draws_instances else None)
+    whole = resample_pairs(counts, (0, 1), 4, resampling)[0, 1]
+    monkeypatch.setattr(draws, "BLOCK_CELLS", 250)
+    monkeypatch.setattr(module, "BLOCK_INSTANCES", 31)
+    monkeypatch.setattr(module, "RESAMPLED_INSTANCES", 70)
+    monkeypatch.setattr(module, "CACHED_CELLS", 1)
+    parts = resample_pairs(counts, (0, 1), 4, resampling)[0, 1]
     np.testing.assert_allclose(parts.decay, whole.decay, atol=1e-13)
     np.testing.assert_allclose(parts.counts, whole.counts, atol=1e-13)
 
@@ -93,8 +99,8 @@ def test_one_run_of_each_seed_is_averaged_over_all_choices() -> None:
     expected = np.zeros((3, 3))
     for first in range(2):
         for second in range(2):
-            right = runs[:, 0, first] + runs[:, 1, second]
-            expected[np.arange(3), right] += 1 / 4
+            correct_models = runs[:, 0, first] + runs[:, 1, second]
+            expected[np.arange(3), correct_models] += 1 / 4
     np.testing.assert_allclose(correct_distribution(correct, 2), expected, atol=1e-15)
 
 
@@ -106,7 +112,7 @@ def test_gaps_of_counts_of_one_run_are_unbiased_for_drawn_runs() -> None:
     for _ in range(4000):
         sides = [(random.random(side.shape) < side / 3).astype(int) for side in (smaller, larger)]
         curves = decay_curves(multisets(sides[0]), multisets(sides[1]), 1)
-        both = [(one.discovery - one.baseline)[:5] for one in (curves, curves.exchanged())]
+        both = [(c.discovery - c.baseline)[:5] for c in (curves, curves.exchanged())]
         drawn.append(np.concatenate(both))
     error = np.std(drawn, axis=0) / np.sqrt(4000)
     difference = np.abs(np.mean(drawn, axis=0) - np.concatenate([decay, improve]))

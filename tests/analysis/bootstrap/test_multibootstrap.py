@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from analysis.bootstrap.draws import cluster_weights, draw_indices, weights_of
-from analysis.bootstrap.two_groups import multibootstrap, weighted_scores
+from analysis.bootstrap.multibootstrap import multibootstrap, weighted_scores
 
 
 @pytest.mark.parametrize("resample_instances", [False, True])

@@ -1,7 +1,9 @@
 """The Multi-Bootstrap: resample pretraining seeds and, if wanted, instances (Sellam et al., 2022).
 
-A replicate is a vector of weights, how often each seed (and each instance) was drawn. A statistic
-that is an average over seeds is then one matrix product for all replicates.
+Compares the mean score of any two groups of runs on the same instances, from two arrays
+[instance, seed], without a prediction store: `multibootstrap` returns an estimate of the
+difference, its interval and a p-value. A replicate is a vector of weights, how often it draws each
+seed and each instance, so that means in all replicates are one matrix product.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from analysis.bootstrap.draws import cluster_weights, draw_indices, weights_of
 
 @dataclass(frozen=True)
 class MultiBootstrap:
-    """Replicates of the mean score of two groups of runs.
+    """Mean scores of two groups of runs in every replicate.
 
     Attributes
     ----------
@@ -37,9 +39,9 @@ class MultiBootstrap:
 
     @property
     def p_value(self) -> float:
-        """Share of replicates whose difference is at most 0: evidence against an increase.
+        """Share of replicates whose difference is at most 0: small if `other` scores higher.
 
-        At least 1 / replicates, as fewer cannot be told from none.
+        At least 1 / replicates, the smallest share that so many replicates can show.
         """
         difference = self.difference
         return max(float(np.mean(difference <= 0)), 1 / len(difference))
@@ -70,6 +72,13 @@ def weighted_scores(
     Returns
     -------
     ndarray of float64, shape [replicate]
+
+    Examples
+    --------
+    Seed 0 scores 1 on the only instance, seed 1 scores 0. The second replicate draws seed 0 twice.
+
+    >>> weighted_scores(np.array([[1.0, 0.0]]), np.array([[1.0, 2.0], [1.0, 0.0]]))
+    array([0.5, 1. ])
     """
     values = np.asarray(scores, dtype=np.float64)
     if instance_weights is None:
@@ -121,6 +130,17 @@ def multibootstrap(
     ----------
     Sellam et al., The MultiBERTs: BERT Reproductions for Robustness Analysis, ICLR 2022,
     Section 3: the score is the mean over seeds and instances.
+
+    Examples
+    --------
+    Four instances and three seeds of each group: `other` is correct on one instance more with
+    every seed, so that the difference of the means is 1/4 whichever seeds are drawn.
+
+    >>> base = np.array([[1, 1, 1], [1, 1, 1], [0, 0, 0], [0, 0, 0]])
+    >>> other = np.array([[1, 1, 1], [1, 1, 1], [1, 1, 1], [0, 0, 0]])
+    >>> comparison = multibootstrap(base, other, replicates=200, resample_instances=False)
+    >>> comparison.estimate, comparison.interval(0.95), comparison.p_value
+    (0.25, (0.25, 0.25), 0.005)
     """
     instances = len(base)
     if len(other) != instances or not base.size or not other.size:
