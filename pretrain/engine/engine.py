@@ -56,10 +56,10 @@ def assign_weights(model: keras.Model, weights: Mapping[str, NDArray[Any]], sour
     for variable in model.trainable_variables:
         value = weights.get(variable.path)
         if value is None or value.shape != tuple(variable.shape):
-            shape = "is missing" if value is None else f"has shape {value.shape}"
+            given = "nothing" if value is None else f"shape {value.shape}"
             raise InputError(
-                f"{source}: {variable.path} {shape} and should have shape "
-                f"{tuple(variable.shape)}; the weights are of another architecture"
+                f"{source}: {variable.path} should have shape {tuple(variable.shape)}, found "
+                f"{given}; the weights are of another architecture"
             )
         variable.assign(value)
 
