@@ -13,23 +13,6 @@ import pytest
 import analysis.bootstrap
 import analysis.statistics
 
-INCOMPLETE = tuple(
-    f"analysis.bootstrap.{name}"
-    for name in (
-        "adaptive_threshold",
-        "bounds",
-        "confidence_bound",
-        "draws",
-        "intervals",
-        "joint_counts",
-        "momentum",
-        "multibootstrap",
-        "variances",
-    )
-)
-"""Modules some of whose functions have no example yet."""
-
-
 MODULES = tuple(
     module.name
     for package in (analysis.statistics, analysis.bootstrap)
@@ -52,7 +35,7 @@ def test_examples_give_the_results_that_they_show(name: str) -> None:
     assert not runner.failures, "".join(report)
 
 
-@pytest.mark.parametrize("name", [name for name in MODULES if name not in INCOMPLETE])
+@pytest.mark.parametrize("name", MODULES)
 def test_every_public_function_has_an_example(name: str) -> None:
     module = import_module(name)
     public = {
