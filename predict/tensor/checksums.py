@@ -228,8 +228,8 @@ def check_checksums(
     if CHECKSUM not in attributes and not any(name in arrays for name in CHECKSUM_VARIABLES):
         return
     remedy = (
-        f"restore the store or write it again (or, if it was changed on purpose, remove the"
-        f" attribute {CHECKSUM!r} and the folders {' and '.join(CHECKSUM_VARIABLES)})"
+        "restore the store or write it again (or, where other software copied a part of it, remove"
+        f" the attribute {CHECKSUM!r} and the folders {' and '.join(CHECKSUM_VARIABLES)})"
     )
     if attributes.get(CHECKSUM) != store_checksum(path) or RUN_CHECKSUM not in arrays:
         raise InputError(

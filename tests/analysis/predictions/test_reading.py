@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import xarray as xr
 from numpy.typing import NDArray
 
 import analysis.predictions.reading
@@ -251,7 +250,7 @@ def test_moments_of_a_replicate_are_those_of_its_instances(
 @pytest.mark.parametrize("chunks", [(2, 7, 4, 3, 2), (1, 23, 3, 2, 1), (1, 5, 1, 1, 2)])
 def test_chunks_of_any_shape_give_the_same(tmp_path: Path, chunks: tuple[int, ...]) -> None:
     path = write_store(tmp_path / "inference.zarr", two_sizes(), unfinished=[("mini", 2, 1)])
-    dataset = xr.open_zarr(path, consolidated=False, chunks=None).load()
+    dataset = open_store(path).load()
     for name in dataset.variables:
         dataset[name].encoding.clear()
     dataset["correct"].encoding["chunks"] = chunks
