@@ -236,7 +236,7 @@ def test_a_damaged_chunk_is_one_line(tmp_path: Path) -> None:
     store = make_store(tmp_path / "damaged.zarr")
     chunk = next(path for path in sorted((store / "correct" / "c").rglob("*")) if path.is_file())
     chunk.write_bytes(b"damaged")
-    assert_refused(run(store, "--out", tmp_path / "out"), "damaged.zarr", "correct", "mini")
+    assert_refused(run(store, "--out", tmp_path / "out"), "damaged.zarr", "finished run size mini")
     assert not (tmp_path / "out").exists()
 
 
@@ -245,7 +245,7 @@ def test_a_lost_chunk_of_names_is_one_line(tmp_path: Path, name: str) -> None:
     store = make_store(tmp_path / "lost.zarr")
     (store / name / "c" / "0").unlink()
     folder = str(store / name)
-    assert_refused(run(store, "--out", tmp_path / "out"), f"{name!r} is empty", folder)
+    assert_refused(run(store, "--out", tmp_path / "out"), f"coordinate {name!r}", folder)
     assert not (tmp_path / "out").exists()
 
 
