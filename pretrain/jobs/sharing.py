@@ -127,6 +127,8 @@ def _work(send: Send, number: int, experiment: Experiment, packed: bytes) -> Non
         work, open_session, is_done, shared = pickle.loads(packed)
         logging.getLogger().addHandler(_ToParent(send))
         _work_through(work, open_session(experiment), experiment, is_done, shared, send)
+    except InputError:  # names the file already
+        raise
     except Exception as error:
         if (full := no_space(error, experiment.output)) is not None:
             raise full from error
