@@ -14,8 +14,8 @@ from analysis.command import analyze
 from analysis.statistics.seed_differences import seed_differences
 from analysis.statistics.variance import decompose_counts
 from tests.analysis.simulation import simulate_probability, write_store
+from tests.released import read_runs, write_release
 
-SHARED = Path(__file__).parents[2].parent / "shared"
 SIZES = {"mini": 0.6, "base": 1.2, "large": 1.8}
 # Of 30 instances a split there are too few for curves of the variance given bias.
 FIGURES = (
@@ -145,6 +145,7 @@ def test_figures_and_report_are_there(analyzed: tuple[Path, Result]) -> None:
     assert result.output.splitlines()[-1] == f"report: {out / 'report.html'}"
 
 
+@pytest.mark.slow
 def test_the_same_analysis_is_rewritten_to_the_same_bytes(
     store: Path, analyzed: tuple[Path, Result]
 ) -> None:
@@ -154,6 +155,7 @@ def test_the_same_analysis_is_rewritten_to_the_same_bytes(
     assert contents(out) == before
 
 
+@pytest.mark.usefixtures("not_drawn")
 def test_what_a_later_choice_of_splits_leaves_out_is_removed(store: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     assert run(store, "--out", out).exit_code == 0
@@ -165,6 +167,7 @@ def test_what_a_later_choice_of_splits_leaves_out_is_removed(store: Path, tmp_pa
     assert len(names) == len(FIGURES) * 2 + 1
 
 
+@pytest.mark.usefixtures("not_drawn")
 def test_another_analysis_is_not_overwritten(store: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     assert run(store, "--out", out).exit_code == 0
@@ -185,6 +188,7 @@ def test_files_of_another_origin_are_not_overwritten(
     assert contents(tmp_path) == {name: b"mine"}
 
 
+@pytest.mark.usefixtures("not_drawn")
 def test_folders_with_other_files_are_kept(store: Path, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     assert run(store, "--out", tmp_path).exit_code == 0
@@ -200,6 +204,7 @@ def test_a_store_or_a_file_is_no_output_folder(store: Path, tmp_path: Path) -> N
     assert_refused(run(store, "--out", tmp_path / "file"), "is a file")
 
 
+@pytest.mark.usefixtures("not_drawn")
 def test_an_interrupted_analysis_goes_on(
     store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -236,7 +241,7 @@ def test_a_damaged_chunk_is_one_line(tmp_path: Path) -> None:
     store = make_store(tmp_path / "damaged.zarr")
     chunk = next(path for path in sorted((store / "correct" / "c").rglob("*")) if path.is_file())
     chunk.write_bytes(b"damaged")
-    assert_refused(run(store, "--out", tmp_path / "out"), "damaged.zarr", "finished run size mini")
+    assert_refused(run(store, "--out", tmp_path / "out"), "damaged.zarr", "run size mini")
     assert not (tmp_path / "out").exists()
 
 
@@ -259,6 +264,7 @@ def test_one_damaged_byte_of_a_probability_is_one_line(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.usefixtures("not_drawn")
 def test_an_experiment_names_stores_and_report(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -274,6 +280,7 @@ def test_an_experiment_names_stores_and_report(
     assert contents(elsewhere) == contents(tmp_path / "report")
 
 
+@pytest.mark.usefixtures("not_drawn")
 def test_one_split_is_an_option_that_says_so(store: Path, tmp_path: Path) -> None:
     averaged, drawn = tmp_path / "averaged", tmp_path / "drawn"
     assert run(store, "--out", averaged).exit_code == 0
@@ -292,6 +299,7 @@ def test_one_split_is_an_option_that_says_so(store: Path, tmp_path: Path) -> Non
     assert np.abs(first["baseline"] - second["baseline"]).max() > 0.001
 
 
+@pytest.mark.usefixtures("not_drawn")
 def test_odd_seeds_are_dropped_aloud(tmp_path: Path) -> None:
     three = make_store(tmp_path / "three.zarr", seeds=(3, 2, 1))
     result = run(three, "--out", tmp_path / "out")
@@ -302,6 +310,7 @@ def test_odd_seeds_are_dropped_aloud(tmp_path: Path) -> None:
     assert read_table(tmp_path / "out", "accuracy")["runs"].unique().tolist() == [6]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("error::RuntimeWarning", "error::UserWarning")
 @pytest.mark.parametrize("right", [None, True, False])
 @pytest.mark.parametrize(
@@ -400,6 +409,7 @@ def test_momentum_leaves_out_what_is_always_right(analyzed: tuple[Path, Result])
     assert (momentum["instances"] >= 3)[momentum["pearson_r"].notna()].all()
 
 
+@pytest.mark.usefixtures("not_drawn")
 def test_further_triplets(store: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     result = run(store, "--out", out, "--triplet", "large, base,mini")
@@ -414,6 +424,8 @@ def test_further_triplets(store: Path, tmp_path: Path) -> None:
         assert_refused(run(store, "--out", out, "--triplet", bad), bad)
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("not_drawn")
 def test_relative_bias_can_be_left_out(store: Path, tmp_path: Path) -> None:
     skipped, seeded = tmp_path / "skipped", tmp_path / "seeded"
     result = run(store, "--out", skipped, "--bias-replicates", 0)
@@ -428,6 +440,7 @@ def test_relative_bias_can_be_left_out(store: Path, tmp_path: Path) -> None:
     assert not values.equals(read_table(again, "relative_bias")["relative_bias"])
 
 
+@pytest.mark.usefixtures("not_drawn")
 def test_published_numbers_stand_beside_ours(tmp_path: Path) -> None:
     values = {
         size: simulate_probability(40, 2, 2, 1, skill=skill, seed=number)
@@ -452,6 +465,7 @@ def test_published_numbers_stand_beside_ours(tmp_path: Path) -> None:
     assert seeds.str.endswith(" 2").all()
 
 
+@pytest.mark.usefixtures("not_drawn")
 def test_without_probabilities_there_are_no_ensembles(tmp_path: Path) -> None:
     values = {
         size: simulate_probability(20, 4, 2, 1, skill=skill, seed=number)
@@ -466,12 +480,12 @@ def test_without_probabilities_there_are_no_ensembles(tmp_path: Path) -> None:
     assert len(table) == 3 * 2
 
 
-@pytest.mark.skipif(not SHARED.exists(), reason="the real predictions are not beside the project")
+@pytest.mark.usefixtures("not_drawn")
 def test_real_predictions_of_ten_runs(tmp_path: Path) -> None:
     from predict.command import main as predict
 
     store, out = tmp_path / "mnli.zarr", tmp_path / "out"
-    release = SHARED / "data" / "mnli-bert-base" / "mnli"
+    release = write_release(tmp_path / "mnli")
     imported = CliRunner().invoke(predict, ["import-release", str(release), "--out", str(store)])
     assert imported.exit_code == 0, imported.output
     result = run(store, "--out", out)
@@ -482,8 +496,7 @@ def test_real_predictions_of_ten_runs(tmp_path: Path) -> None:
     assert read_table(out, "lower_bounds").empty
     assert "one size only" in result.output
     # 100 other runs of the same architecture on the same instances (McCoy et al., 2020).
-    others = pd.read_csv(SHARED / "data" / "mnli_dev_matched_100_runs.csv")
-    counts = others["correct"].to_numpy()[:, None]
+    counts = read_runs().correct_of_100.astype(np.int64)[:, None]
     differences = read_table(out, "seed_differences").iloc[0]
     expected = seed_differences(counts, 100).finetune
     assert differences["diff_finetune"] == pytest.approx(expected, rel=0.1)
