@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 import analysis.predictions.reading
 import analysis.predictions.size
 from analysis.bootstrap.draws import Bootstrap
-from analysis.bootstrap.variances import draw_moments
 from analysis.predictions.reading import read_task
 from analysis.predictions.split import SizeSums, SplitPredictions, TaskPredictions
 from analysis.statistics.variance import decompose
 from analysis.statistics.variance_given_bias import bin_variances
 from configs.errors import InputError
 from predict.tensor.opening import open_store
+from tests.analysis.moments import draw_moments
 from tests.analysis.simulation import simulate_probability, write_store
 
 
