@@ -260,6 +260,26 @@ def test_chunks_of_any_shape_give_the_same(tmp_path: Path, chunks: tuple[int, ..
     assert_same(read(path), read(other))
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf, -0.5, 1.5])
+def test_values_that_are_no_probabilities_are_refused(tmp_path: Path, value: float) -> None:
+    unfinished = [("mini", 2, 1)]
+    dataset = open_store(
+        write_store(tmp_path / "inference.zarr", two_sizes(), unfinished=unfinished)
+    ).load()
+    for name in dataset.variables:
+        dataset[name].encoding.clear()
+    # A run that is not finished may hold anything.
+    dataset["probability"][0, :, 1, 0] = value
+    dataset.to_zarr(tmp_path / "unfinished.zarr", zarr_format=3, consolidated=False)
+    read(tmp_path / "unfinished.zarr")
+    dataset["probability"][1, 7, 3, 2, 0] = value
+    other = tmp_path / "other.zarr"
+    dataset.to_zarr(other, zarr_format=3, consolidated=False)
+    message = r"other.zarr: `probability` of size large holds a value that is not between 0 and 1"
+    with pytest.raises(InputError, match=message):
+        read(other)
+
+
 @pytest.mark.slow
 def test_memory_beyond_the_counts_does_not_grow_with_the_instances(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
