@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import stat
 from pathlib import Path
 from typing import Any
@@ -28,23 +29,24 @@ def read_bytes(path: Path, advice: str, *, largest: int = LARGEST) -> bytes:
     Raises
     ------
     InputError
-        If the file cannot be read, is larger, or is no regular file: a named pipe, for example,
-        would be waited for without end.
+        If the file cannot be read, is larger, or is no regular file: reading a named pipe, for
+        example, might never end.
     """
     try:
         if not stat.S_ISREG(path.stat().st_mode):
             kind = "a folder" if path.is_dir() else "no regular file"
             raise InputError(f"{path}: is {kind}; {advice}")
         with path.open("rb") as file:
-            content = file.read(largest + 1)
+            size = os.fstat(file.fileno()).st_size
+            if size > largest:
+                raise InputError(f"{path}: has more than {largest:,} bytes; {advice}")
+            # Reading up to `largest` bytes would reserve as many.
+            return file.read(size)
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file; {advice}") from error
     except (OSError, ValueError) as error:  # the latter of a path with a NUL character
         reason = getattr(error, "strerror", None) or str(error)
         raise InputError(f"{path}: cannot be read ({reason}); {advice}") from error
-    if len(content) > largest:
-        raise InputError(f"{path}: has more than {largest:,} bytes; {advice}")
-    return content
 
 
 def read_text(path: Path, advice: str, *, largest: int = LARGEST) -> str:

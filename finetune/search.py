@@ -20,6 +20,7 @@ from tabulate import tabulate
 from configs.atomic import write_text
 from configs.errors import InputError
 from configs.paths import search_table
+from configs.reading import read_json_object
 from configs.schema import Experiment, Task
 from finetune.preparation import INPUTS
 from finetune.runs import FinetuningRun, Hyperparameters, searched_rows, total_steps
@@ -33,11 +34,12 @@ from pretrain.jobs.sharing import Advance, share_out
 logger = logging.getLogger(__name__)
 
 _RESULT = ("size", "pretrain_seed", "batch_size", "learning_rate", "accuracy", "diverged")
+_ADVICE = "remove it, and run python -m finetune"
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One run of the search and where its result goes."""
+    """One run of the search, and the file of its result."""
 
     run: FinetuningRun
     result: Path
@@ -46,10 +48,10 @@ class Trial:
 def chosen_hyperparameters(
     experiment: Experiment, sizes: Mapping[str, TaskSize], workers: int
 ) -> dict[str, dict[str, Hyperparameters]]:
-    """Hyper-parameters of each size: as the experiment says, or by the search.
+    """Choose the hyper-parameters of each size: as configured, or by the search.
 
-    The search's table, one row a size and combination, is kept in
-    `finetune/TASK/search.csv` and shown when the search is done.
+    The table of the search, a row for each size and combination, is written to
+    `finetune/TASK/search.csv` and logged when the search is done.
 
     Parameters
     ----------
@@ -58,7 +60,7 @@ def chosen_hyperparameters(
     sizes : mapping of str to TaskSize
         The tasks to search for, and their numbers of instances.
     workers : int
-        Processes to share the trials of all tasks out among.
+        Processes that share the trials of all tasks.
 
     Returns
     -------
@@ -108,13 +110,11 @@ def chosen_hyperparameters(
 
 
 def _read_result(path: Path) -> dict[str, Any]:
+    result = read_json_object(path, _ADVICE)
     try:
-        result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         return {name: result[name] for name in _RESULT}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            f"{path}: cannot be read; remove it, and run python -m finetune"
-        ) from error
+    except KeyError as error:
+        raise InputError(f"{path}: has no {error}; {_ADVICE}") from error
 
 
 def _fixed_hyperparameters(experiment: Experiment) -> dict[str, Hyperparameters]:
@@ -142,9 +142,7 @@ def known_hyperparameters(experiment: Experiment, task: Task) -> dict[str, Hyper
         table = pd.read_csv(kept)
         return _hyperparameters(table[table["chosen"]])
     except (OSError, ValueError, KeyError) as error:
-        raise InputError(
-            f"{kept}: cannot be read; remove it, and run python -m finetune"
-        ) from error
+        raise InputError(f"{kept}: cannot be read; {_ADVICE}") from error
 
 
 def search_trials(
@@ -188,14 +186,14 @@ def choose(results: pd.DataFrame) -> pd.DataFrame:
     Parameters
     ----------
     results : pandas.DataFrame
-        Columns size, pretrain_seed, batch_size, learning_rate, accuracy and diverged; one row a
-        trial. A trial that diverged has accuracy 0.
+        Columns size, pretrain_seed, batch_size, learning_rate, accuracy and diverged; a row for
+        each trial. A trial that diverged has accuracy 0.
 
     Returns
     -------
     pandas.DataFrame
         Columns size, batch_size, learning_rate, accuracy (the average), pretraining_seeds and
-        diverged (how many), chosen; the first of those that are equally good is chosen.
+        diverged (how many), chosen. Of equally good combinations the first is chosen.
     """
     table = (
         results.groupby(["size", "batch_size", "learning_rate"], sort=False)
@@ -211,19 +209,9 @@ def choose(results: pd.DataFrame) -> pd.DataFrame:
 
 
 def show(table: pd.DataFrame, held_out: float) -> str:
-    """Write the table of `choose` as text, learning rates side by side.
+    """Print the table of `choose`, learning rates side by side; `*` marks the chosen combination.
 
-    Parameters
-    ----------
-    table : pandas.DataFrame
-        From `choose`.
-    held_out : float
-        Share of the training instances on which the accuracies were computed.
-
-    Returns
-    -------
-    str
-        A heading and one line for each size and batch size; `*` marks what is chosen.
+    `held_out` is the share of the training instances on which the accuracies were computed.
     """
     rows = []
     for (size, batch), group in table.groupby(["size", "batch_size"], sort=False):
@@ -251,10 +239,9 @@ def is_tried(experiment: Experiment, trial: Trial) -> bool:
 
 
 def run_trial(session: FinetuningSession, trial: Trial, advance: Advance) -> str:
-    """Finetune with one combination, and keep its accuracy on the held-out instances.
+    """Finetune with one combination, and write its accuracy on the held-out instances.
 
-    Which are held out is the same for every trial of a task. A combination with which the run
-    diverges is as good as one that is always wrong.
+    Every trial of a task holds out the same instances. A run that diverges has accuracy 0.
 
     Returns
     -------
@@ -268,7 +255,7 @@ def run_trial(session: FinetuningSession, trial: Trial, advance: Advance) -> str
     trained = searched_rows(experiment.finetuning.search, len(order))
     held_out, rows = (np.sort(part) for part in np.split(order, [len(order) - trained]))
     steps = total_steps(len(rows), hyper.batch_size, experiment.finetuning.epochs)
-    # Only the accuracy is kept, so nothing is done with the weights at the last step.
+    # Only the accuracy is written, so nothing is done with the weights at the last step.
     keep = {steps: lambda run, weights: None}
     try:
         engine = finetune(session, run, rows, trial.result.parent, keep, advance, {})

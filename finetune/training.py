@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from configs.atomic import remove_leftovers
 from configs.paths import encoder_file, vocabulary_file
 from configs.schema import Experiment, Task
 from finetune.classifier import build_classifier, classification_loss, classification_totals
@@ -22,7 +23,7 @@ from pretrain.engine.engine import Engine
 from pretrain.engine.loss_curves import open_recorder
 from pretrain.engine.optimizer import BertAdam
 from pretrain.engine.runs import Batch, Run, run_seeds
-from pretrain.engine.saved_arrays import Arrays, read_arrays, remove_leftovers
+from pretrain.engine.saved_arrays import Arrays, read_arrays
 from pretrain.jobs.sharing import Advance
 from pretrain.text.wordpiece import read_vocabulary
 

@@ -1,4 +1,4 @@
-"""The commands of ``python -m predict``."""
+"""The commands of ``python -m predict``: predict, import and export."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from pretrain.jobs.frame import PlanStage, plan_option, run_stage, show_plans, w
 
 @click.group()
 def main() -> None:
-    """Class probabilities of many classifiers, in one prediction tensor."""
+    """Write, import and export prediction tensors: class probabilities of many classifiers."""
 
 
 @main.command("run")
@@ -66,29 +66,29 @@ def import_release_command(
     """Write the predictions published in DIRECTORY into a store.
 
     DIRECTORY holds data.json and results/s{size}p{P}f{F}epoch{E}over3.tsv, or correctness/TASK.pkl
-    with correctness_p/TASK.pkl and ensemble_c/TASK.pkl where there are such, or both: then the
-    .tsv files are imported, and must agree with the correctness tensor.
+    and, optionally, correctness_p/TASK.pkl and ensemble_c/TASK.pkl. Where it holds both, the .tsv
+    files are imported, and must agree with the correctness tensor.
     """
     start = time.perf_counter()
+    dtype = None if probability_dtype == "none" else probability_dtype
     if not (directory / "data.json").exists():
         computed = tensors.find_tensors(directory, task)
         if computed is not None:
-            _import_tensors(computed, out, probability_dtype, sizes)
+            _import_tensors(computed, out, dtype, sizes)
             return
         if task is not None:
             raise InputError(
                 f"{directory}: no tensors of task {task}; put correctness/{task}.pkl there"
             )
-    found = read_release(directory)
-    computed = tensors.find_tensors(directory, task or found.task)
-    ordered = _sizes(found, sizes)
-    dtype = None if probability_dtype == "none" else probability_dtype
-    if is_imported(found, out, sizes=ordered, probability_dtype=dtype):
+    release = read_release(directory)
+    computed = tensors.find_tensors(directory, task or release.task)
+    ordered = _sizes(release, sizes)
+    if is_imported(release, out, sizes=ordered, probability_dtype=dtype):
         click.echo(f"{out}: already holds this release")
         return
-    if found.absent:
-        click.echo(f"runs absent, which stay unfinished: {found.absent}")
-    rows = len(found.instances) * len(found.runs)
+    if release.absent:
+        click.echo(f"runs absent, which stay unfinished: {release.absent}")
+    rows = len(release.instances) * len(release.runs)
     with tqdm(total=rows, unit="row", unit_scale=True, leave=False, disable=None) as progress:
         checked: list[int] = []
 
@@ -97,7 +97,7 @@ def import_release_command(
                 checked.append(tensors.check_tensors(computed, store))
 
         imported = import_release(
-            found,
+            release,
             out,
             sizes=ordered,
             probability_dtype=dtype,
@@ -106,10 +106,10 @@ def import_release_command(
         )
     seconds = time.perf_counter() - start
     click.echo(
-        f"{out}: {len(found.instances):,} instances; sizes {_listed(ordered)};"
-        f" pretraining seeds {_listed(found.pretrain_seeds)};"
-        f" finetuning seeds {_listed(found.finetune_seeds)};"
-        f" epochs {_listed([f'{thirds / 3:.4g}' for thirds in found.thirds])};"
+        f"{out}: {len(release.instances):,} instances; sizes {_listed(ordered)};"
+        f" pretraining seeds {_listed(release.pretrain_seeds)};"
+        f" finetuning seeds {_listed(release.finetune_seeds)};"
+        f" epochs {_listed([f'{thirds / 3:.4g}' for thirds in release.thirds])};"
         f" {imported.runs} runs, mean accuracy {imported.accuracy:.4f}"
     )
     click.echo(f"{rows:,} rows in {seconds:.1f} s, {rows / seconds:,.0f} rows/s")
@@ -118,35 +118,39 @@ def import_release_command(
 
 
 def _import_tensors(
-    found: tensors.ReleasedTensors, out: Path, probability_dtype: str, sizes: str | None
+    computed: tensors.ReleasedTensors, out: Path, dtype: str | None, sizes: str | None
 ) -> None:
-    dtype = None if probability_dtype == "none" else probability_dtype
-    wanted = [name.strip() for name in sizes.split(",")] if sizes is not None else None
-    if tensors.is_imported(found, out, sizes=wanted, dtype=dtype):
+    ordered = _names(sizes) if sizes is not None else None
+    if tensors.is_imported(computed, out, sizes=ordered, dtype=dtype):
         click.echo(f"{out}: already holds this release")
         return
     with tqdm(unit="run", leave=False, disable=None) as progress:
         imported = tensors.import_tensors(
-            found, out, sizes=wanted, dtype=dtype, advance=progress.update
+            computed, out, sizes=ordered, dtype=dtype, advance=progress.update
         )
     click.echo(
-        f"{out}: {', '.join(sorted(path.parent.name for path in found.files.values()))} of"
-        f" {found.task}; {imported.runs} runs, mean accuracy {imported.accuracy:.4f}"
+        f"{out}: {', '.join(sorted(path.parent.name for path in computed.files.values()))} of"
+        f" {computed.task}; {imported.runs} runs, mean accuracy {imported.accuracy:.4f}"
     )
 
 
-def _sizes(found: Release, wanted: str | None) -> list[str]:
-    if wanted is None:
-        ordered, known = order_sizes(found.sizes)
+def _sizes(release: Release, option: str | None) -> list[str]:
+    """Order the sizes of a release: as --sizes does, or as they are known."""
+    if option is None:
+        ordered, known = order_sizes(release.sizes)
         if not known:
             click.echo(f"sizes in the order {', '.join(ordered)}; --sizes sets another")
         return ordered
-    ordered = [name.strip() for name in wanted.split(",")]
-    if sorted(ordered) != sorted(found.sizes):
+    ordered = _names(option)
+    if sorted(ordered) != sorted(release.sizes):
         raise InputError(
-            f"--sizes {wanted}: name each size in the release once: {','.join(found.sizes)}"
+            f"--sizes {option}: name each size in the release once: {','.join(release.sizes)}"
         )
     return ordered
+
+
+def _names(option: str) -> list[str]:
+    return [name.strip() for name in option.split(",")]
 
 
 def _listed(values: Sequence[object]) -> str:

@@ -1,4 +1,4 @@
-"""What prediction would do: its classifiers, and what they cost."""
+"""The plan of the prediction stage: its classifiers, and their cost."""
 
 from __future__ import annotations
 
@@ -14,20 +14,14 @@ from predict.tensor.writing import finished_runs
 from pretrain.bert.cost import encoder_operations
 from pretrain.jobs.plans import Plan, PlannedRuns
 from pretrain.jobs.sharing import Advance
-from pretrain.jobs.timing import (
-    Timing,
-    TimingSession,
-    keep_seconds,
-    seconds_per_step,
-    time_sizes,
-)
+from pretrain.jobs.timing import Timing, TimingSession, time_sizes, time_steps
 from pretrain.preparation import vocabulary_size
 
 _BYTES = {"float16": 2, "float32": 4}
 
 
 def prediction_plan(experiment: Experiment, workers: int, devices: str) -> Plan:
-    """Count what prediction would do, and time a few batches of each size.
+    """Count the missing predictions, and time a few batches of each size.
 
     Parameters
     ----------
@@ -41,8 +35,8 @@ def prediction_plan(experiment: Experiment, workers: int, devices: str) -> Plan:
     Returns
     -------
     Plan
-        One entry a task and size; its runs are classifiers at one of their epochs. A task
-        whose data cannot be read is not counted, and a line says why.
+        One entry for each task and size, whose runs are the classifiers at each of their epochs.
+        A task whose data cannot be read is not counted, and a line says why.
     """
     vocabulary = vocabulary_size(experiment)
     batch, length = experiment.prediction.batch_size, experiment.finetuning.sequence_length
@@ -95,13 +89,7 @@ def prediction_plan(experiment: Experiment, workers: int, devices: str) -> Plan:
 
 
 def time_prediction(session: TimingSession, timing: Timing, advance: Advance) -> str:
-    """Time the prediction of a batch by one size.
-
-    Returns
-    -------
-    str
-        What was timed, with the seconds.
-    """
+    """Time the prediction of a batch by one size; returns what `time_steps` does."""
     experiment = session.experiment
     model = build_classifier(
         experiment.size(timing.size),
@@ -123,7 +111,4 @@ def time_prediction(session: TimingSession, timing: Timing, advance: Advance) ->
         }
         predictor.predict(inputs, rows)
 
-    seconds = seconds_per_step(step, timing.rows)
-    keep_seconds(timing, seconds)
-    advance(1)
-    return f"timed {timing.size}: {seconds:.4g} s a batch of {timing.rows} instances"
+    return time_steps(timing, step, advance)

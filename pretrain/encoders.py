@@ -7,12 +7,12 @@ import logging
 
 from tqdm import tqdm
 
-from configs.atomic import write_text
+from configs.atomic import remove_leftovers, write_text
 from configs.errors import InputError
 from configs.paths import encoder_file, run_folder, vocabulary_file
 from configs.schema import Checkpoints, Experiment, Size
 from pretrain.bert.importing import read_checkpoint
-from pretrain.engine.saved_arrays import remove_leftovers, write_arrays
+from pretrain.engine.saved_arrays import write_arrays
 from pretrain.text.wordpiece import read_vocabulary, write_vocabulary
 
 logger = logging.getLogger(__name__)

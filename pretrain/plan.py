@@ -13,13 +13,7 @@ from pretrain.bert.cost import pretraining_operations, pretraining_parameters
 from pretrain.engine.divergence import has_diverged
 from pretrain.jobs.plans import FLOAT32, Plan, PlannedRuns
 from pretrain.jobs.sharing import Advance
-from pretrain.jobs.timing import (
-    Timing,
-    TimingSession,
-    keep_seconds,
-    seconds_per_step,
-    time_sizes,
-)
+from pretrain.jobs.timing import Timing, TimingSession, time_sizes, time_steps
 from pretrain.preparation import vocabulary_size
 from pretrain.training import build_pretraining_engine
 
@@ -138,7 +132,4 @@ def time_pretraining(session: TimingSession, timing: Timing, advance: Advance) -
         batch = random_batch(experiment, rows, timing.vocabulary, rng)
         engine.steps({name: value[None] for name, value in batch.items()})
 
-    seconds = seconds_per_step(step, timing.rows, engine.least_rows)
-    keep_seconds(timing, seconds)
-    advance(1)
-    return f"timed {timing.size}: {seconds:.4g} s a step of {timing.rows} rows"
+    return time_steps(timing, step, advance, engine.least_rows)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from functools import cached_property
 from typing import Any
 
+from configs.atomic import remove_leftovers
 from configs.paths import corpus_folder, encoder_file, run_folder, vocabulary_file
 from configs.schema import Experiment, Size
 from pretrain.batches.pair_batches import PairBatches
@@ -17,7 +18,7 @@ from pretrain.engine.engine import Engine
 from pretrain.engine.loss_curves import open_recorder
 from pretrain.engine.optimizer import BertAdam
 from pretrain.engine.runs import Run, run_seeds
-from pretrain.engine.saved_arrays import Arrays, remove_leftovers, write_arrays
+from pretrain.engine.saved_arrays import Arrays, write_arrays
 from pretrain.jobs.sharing import Advance
 from pretrain.text.corpus import open_corpus
 from pretrain.text.wordpiece import read_vocabulary

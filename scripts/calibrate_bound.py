@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import click
 import numpy as np
@@ -11,9 +12,13 @@ from numpy.typing import NDArray
 from tabulate import tabulate
 from tqdm import tqdm
 
+from configs.atomic import write_text
 from configs.interruption import run_command
 from configs.processes import Workers
 from scripts.calibration import Calibration, Scenario, calibrate, interval_coverage
+
+Job = tuple[Scenario, int, int, int]
+Result = TypeVar("Result")
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "calibration.md"
 
@@ -27,8 +32,8 @@ INTRODUCTION = """\
 
 `bound_lower95` in `lower_bounds.csv` claims, with 95% confidence and at a threshold chosen on the
 same predictions, that at least so large a fraction of the instances truly changes in that
-direction. `analysis/bootstrap/confidence_bound.py` states the method. Here it meets simulated
-predictions whose decaying fraction is known. This page is written by
+direction. `analysis/bootstrap/confidence_bound.py` states the method. This page checks it on
+simulated predictions whose decaying fraction is known, and is written by
 
     python -m scripts.calibrate_bound{options}
 
@@ -55,10 +60,10 @@ READING = """\
   of several noisy gaps and never below 0. Where seeds differ in ability, or some fail, the error
   does not shrink with more instances, as all instances move together.
 - In the counter-example, accuracies are equal for every instance, but the runs of a pretraining
-  seed are right or wrong together in the larger size only. The published bound on runs is above the
-  truth nearly always, however many instances there are: Theorem 1 needs independent predictions.
-  The lower confidence bound takes one run of each pretraining seed, averaged over all choices, and
-  holds.
+  seed are correct or wrong together in the larger size only. The published bound on runs is above
+  the truth nearly always, however many instances there are: Theorem 1 needs independent
+  predictions. The lower confidence bound takes one run of each pretraining seed, averaged over all
+  choices, and holds.
 - With two pretraining seeds, and with few where seeds differ in ability, the bound is valid but
   says little: Student's distribution with one or three degrees of freedom is wide.
 - Where only one group of instances moves as one, the simulated gap is a single draw; no normal or
@@ -77,9 +82,9 @@ READING = """\
 
 def scenarios() -> tuple[Scenario, ...]:
     """List the scenarios, by number of pretraining seeds."""
-    found = []
+    listed = []
     for seeds in SEEDS:
-        found += [
+        listed += [
             Scenario("nothing changes", seeds),
             Scenario("others improve", seeds, improving=0.5),
             Scenario("some decay, others improve", seeds, decaying=0.02, improving=0.5),
@@ -101,7 +106,7 @@ def scenarios() -> tuple[Scenario, ...]:
             Scenario("the same, some decay", seeds, 5, decaying=0.05, instance_effect=2.0),
             Scenario("counter-example for runs", seeds, 5, all_or_none=True),
         ]
-    return tuple(found)
+    return tuple(listed)
 
 
 def interval_scenarios() -> tuple[Scenario, ...]:
@@ -135,31 +140,32 @@ def main(simulations: int, replicates: int, workers: int, out: Path, intervals: 
     if intervals:
         _print_intervals(simulations, replicates, workers)
         return
-    chosen = scenarios()
+    results = _simulate_all(_calibrate, scenarios(), simulations, replicates, workers)
+    options = "" if out == DOCUMENT else f" --out {out.name}"
+    write_text(out, document(results, simulations, replicates, options))
+    click.echo(f"{out}: lowest coverage {min(result.coverage for result in results):.1%}")
+
+
+def _simulate_all(
+    simulate: Callable[[Job], Result],
+    chosen: Sequence[Scenario],
+    simulations: int,
+    replicates: int,
+    workers: int,
+) -> list[Result]:
+    """Simulate every scenario in worker processes."""
     jobs = [
         (scenario, simulations, replicates, 10_000 * number)
         for number, scenario in enumerate(chosen)
     ]
     with Workers(workers) as pool:
-        mapped = pool.map(_calibrate, jobs, seconds=SIMULATION_SECONDS * simulations * len(jobs))
-        results = list(tqdm(mapped, total=len(jobs), unit="scenario", disable=None))
-    options = "" if out == DOCUMENT else f" --out {out.name}"
-    text = document(results, simulations, replicates, options)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    beside = out.with_name(f".{out.name}.part")
-    beside.write_text(text, encoding="utf-8")
-    beside.replace(out)
-    click.echo(f"{out}: lowest coverage {min(result.coverage for result in results):.1%}")
+        results = pool.map(simulate, jobs, seconds=SIMULATION_SECONDS * simulations * len(jobs))
+        return list(tqdm(results, total=len(jobs), unit="scenario", disable=None))
 
 
 def _print_intervals(simulations: int, replicates: int, workers: int) -> None:
-    jobs = [
-        (scenario, simulations, replicates, 10_000 * number)
-        for number, scenario in enumerate(interval_scenarios())
-    ]
-    with Workers(workers) as pool:
-        mapped = pool.map(_cover, jobs, seconds=SIMULATION_SECONDS * simulations * len(jobs))
-        results = list(tqdm(mapped, total=len(jobs), unit="scenario", disable=None))
+    chosen = interval_scenarios()
+    results = _simulate_all(_cover, chosen, simulations, replicates, workers)
     rows = [
         {
             "seeds": scenario.seeds,
@@ -168,28 +174,14 @@ def _print_intervals(simulations: int, replicates: int, workers: int) -> None:
             "largest t below 0": f"{held[-2]:.1%}",
             "at t = 0": f"{held[-1]:.1%}",
         }
-        for (scenario, *_), held in zip(jobs, results, strict=True)
+        for scenario, held in zip(chosen, results, strict=True)
     ]
     click.echo("intervals of `difference` in thresholds.csv that hold its expectation")
     click.echo(tabulate(rows, headers="keys", disable_numparse=True))
 
 
 def document(results: list[Calibration], simulations: int, replicates: int, options: str) -> str:
-    """Write the page.
-
-    Parameters
-    ----------
-    results : list of Calibration
-    simulations, replicates : int
-        Of each scenario.
-    options : str
-        Of the command that wrote it.
-
-    Returns
-    -------
-    str
-        Markdown.
-    """
+    """Write the page, as Markdown; `options` are those of the command that writes it."""
     blocks = [
         INTRODUCTION.format(
             simulations=simulations,
@@ -203,11 +195,11 @@ def document(results: list[Calibration], simulations: int, replicates: int, opti
     return "\n".join(blocks)
 
 
-def _cover(job: tuple[Scenario, int, int, int]) -> NDArray[np.float64]:
+def _cover(job: Job) -> NDArray[np.float64]:
     return interval_coverage(*job)
 
 
-def _calibrate(job: tuple[Scenario, int, int, int]) -> Calibration:
+def _calibrate(job: Job) -> Calibration:
     return calibrate(*job)
 
 
@@ -236,13 +228,13 @@ def _worst(results: list[Calibration], simulations: int) -> str:
     below = [result for result in results if result.coverage < 0.95]
     if not below:
         return "The nominal 95% are reached in every scenario."
-    found = "; ".join(
+    named = "; ".join(
         f"{result.scenario.name}, {result.scenario.seeds} seeds: {result.coverage:.1%}"
         for result in below
     )
     within = all(result.coverage >= 0.95 - 2 * error for result in below)
     ending = "lie within two standard errors of it" if within else "fall short of it"
-    return f"The nominal 95% are reached in every scenario but these, which {ending}: {found}."
+    return f"The nominal 95% are reached in every scenario but these, which {ending}: {named}."
 
 
 if __name__ == "__main__":

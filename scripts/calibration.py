@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit
 
-from analysis.bootstrap.bounds import resample_pairs
+from analysis.bootstrap.bounds import ResampledPair, resample_pairs
 from analysis.bootstrap.confidence_bound import pair_confidence_bounds
 from analysis.bootstrap.draws import Resampling
 from analysis.bootstrap.intervals import interval, repeated_draws
 from analysis.statistics.counts import Counts
-from analysis.statistics.decay import decay_bound, decay_curves
+from analysis.statistics.decay import DecayCurves, decay_bound, decay_curves
 from analysis.statistics.multisets import multisets
 
 INSTANCE_SEED = 1
@@ -28,13 +28,12 @@ TOLERANCE = 1e-12
 class Scenario:
     """A distribution of prediction tensors of two sizes.
 
-    The logit of an instance's accuracy is normal with mean 1 and standard deviation 2; a decaying
-    instance's is lower by 2 for the larger size.
+    The logit of an instance's accuracy is normal with mean 1 and standard deviation 2. For the
+    larger size, that of a decaying instance is lower by 2.
 
     Attributes
     ----------
     name : str
-        What it stands for.
     seeds : int
         Pretraining seeds of each size, even.
     runs : int
@@ -51,12 +50,14 @@ class Scenario:
         Standard deviation of a pretraining seed's effect on the logit of one instance, which its
         runs share.
     groups : int
-        If not 0, the instances fall into so many groups, and a model is right on all instances of
-        a group or on none, with probability 0.7 for either size.
+        If not 0, the instances fall into so many groups. With probability 0.7, for either size, a
+        model is correct on all instances of a group; otherwise on none.
+    instances : int
+        Number of instances.
     all_or_none : bool
-        The counter-example to Theorem 1 for runs: accuracy 0.9 everywhere, runs of the smaller
-        size independent, and those of a pretraining seed of the larger size all right or all
-        wrong.
+        The counter-example to Theorem 1 for runs: accuracy 0.9 everywhere; the runs of the smaller
+        size are independent, and those of a pretraining seed of the larger size are all correct or
+        all wrong.
     """
 
     name: str
@@ -74,7 +75,7 @@ class Scenario:
 
 @dataclass(frozen=True)
 class Calibration:
-    """What happened in the simulations of one scenario.
+    """Summary of the simulations of one scenario.
 
     Attributes
     ----------
@@ -82,8 +83,8 @@ class Calibration:
     decaying : float
         True decaying fraction.
     expected_gap : float
-        Largest expected gap over the thresholds, at least 0, of independent predictions: what
-        Theorem 1 allows to claim. Estimated by the mean over the simulations.
+        Largest expected gap over the thresholds, at least 0, of independent predictions: the
+        bound of Theorem 1. Estimated by the mean over the simulations.
     bound : float
         Mean of the published bound.
     bound_above : float
@@ -110,21 +111,21 @@ class Calibration:
 def simulate(
     scenario: Scenario, random: np.random.Generator
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8], float]:
-    """Draw the right runs of both sizes.
+    """Draw the counts of correct runs of both sizes.
 
     Parameters
     ----------
     scenario : Scenario
     random : numpy.random.Generator
-        Draws everything but the instances' difficulties.
+        Source of everything but the instances' difficulties.
 
     Returns
     -------
     smaller, larger : ndarray of uint8, each of shape [instance, seed]
-        Right runs, 0..`scenario.runs`.
+        Correct runs, 0..`scenario.runs`.
     decaying : float
-        True fraction of decaying instances. Both sizes have the same distribution of effects, so
-        that an instance decays where its logit is lower.
+        True fraction of decaying instances. The effects have the same distribution in both sizes,
+        so that an instance decays exactly where its logit is lower.
     """
     instances = scenario.instances
     shape = (instances, scenario.seeds)
@@ -143,18 +144,37 @@ def simulate(
     for logits in (logit, logit + change):
         effect = scenario.ability * random.normal(size=(1, scenario.seeds))
         effect = effect - 3.0 * (random.random((1, scenario.seeds)) < scenario.failing)
-        own = scenario.instance_effect * random.normal(size=shape)
-        drawn.append(random.binomial(scenario.runs, expit(logits + effect + own)))
+        instance_effect = scenario.instance_effect * random.normal(size=shape)
+        drawn.append(random.binomial(scenario.runs, expit(logits + effect + instance_effect)))
     return drawn[0].astype(np.uint8), drawn[1].astype(np.uint8), float(decaying.mean())
 
 
-def calibrate(
-    scenario: Scenario,
-    simulations: int,
-    replicates: int,
-    seed: int,
-    advance: Callable[[int], Hashable] = lambda _: None,
-) -> Calibration:
+@dataclass(frozen=True)
+class _Simulation:
+    """Simulated counts of two sizes, their curves and their resampling."""
+
+    counts: Counts
+    decaying: float
+    curves: DecayCurves
+    resampling: Resampling
+    resampled: dict[tuple[int, int], ResampledPair]
+
+
+def _simulations(
+    scenario: Scenario, simulations: int, replicates: int, seed: int
+) -> Iterator[_Simulation]:
+    random = np.random.Generator(np.random.Philox(seed))
+    names, seeds = ("smaller", "larger"), (tuple(range(scenario.seeds)),) * 2
+    for number in range(simulations):
+        smaller, larger, decaying = simulate(scenario, random)
+        counts = Counts(names, seeds, (smaller, larger), scenario.runs)
+        curves = decay_curves(multisets(smaller), multisets(larger), scenario.runs)
+        resampling = Resampling(replicates, seed + number)
+        resampled = resample_pairs(counts, (0, 1), scenario.seeds, resampling)
+        yield _Simulation(counts, decaying, curves, resampling, resampled)
+
+
+def calibrate(scenario: Scenario, simulations: int, replicates: int, seed: int) -> Calibration:
     """Simulate a scenario and count how often the lower confidence bound holds.
 
     Parameters
@@ -166,25 +186,21 @@ def calibrate(
         Replicates of the Multi-Bootstrap of each.
     seed : int
         Seed of all draws.
-    advance : callable, optional
-        Told 1 after each simulation (for a progress bar).
 
     Returns
     -------
     Calibration
     """
-    random = np.random.Generator(np.random.Philox(seed))
     bounds, lowers, gaps = [], [], []
     truth = 0.0
-    for number in range(simulations):
-        smaller, larger, truth = simulate(scenario, random)
-        curves = decay_curves(multisets(smaller), multisets(larger), scenario.runs)
-        bounds.append(decay_bound(curves).bound)
-        resampling = Resampling(replicates, seed + number)
-        found = bound_of_counts(smaller, larger, scenario.runs, resampling)
-        lowers.append(found[0])
-        gaps.append(found[1])
-        advance(1)
+    for simulation in _simulations(scenario, simulations, replicates, seed):
+        truth = simulation.decaying
+        bounds.append(decay_bound(simulation.curves).bound)
+        decay, _ = pair_confidence_bounds(
+            simulation.counts, scenario.seeds, simulation.resampled, simulation.resampling
+        )[0, 1]
+        lowers.append(decay.lower)
+        gaps.append(decay.expected)
     lower = np.array(lowers)
     expected = max(float(np.mean(gaps, axis=0).max()), 0.0)
     return Calibration(
@@ -206,13 +222,8 @@ def interval_coverage(
 
     Parameters
     ----------
-    scenario : Scenario
-    simulations : int
-        Number of simulated tensors.
-    replicates : int
-        Replicates of the Multi-Bootstrap of each.
-    seed : int
-        Seed of all draws.
+    scenario, simulations, replicates, seed
+        As of `calibrate`.
 
     Returns
     -------
@@ -220,50 +231,16 @@ def interval_coverage(
         For the lattice values from -1 to 0, the share of simulations whose interval of discovery
         less baseline holds the expectation of the difference, estimated by its mean.
     """
-    random = np.random.Generator(np.random.Philox(seed))
-    names, positions = ("smaller", "larger"), (tuple(range(scenario.seeds)),) * 2
     upto = scenario.seeds * scenario.runs + 1
     estimates, ends = [], []
-    for number in range(simulations):
-        smaller, larger, _ = simulate(scenario, random)
-        curves = decay_curves(multisets(smaller), multisets(larger), scenario.runs)
+    for simulation in _simulations(scenario, simulations, replicates, seed):
+        curves, resampling = simulation.curves, simulation.resampling
         estimates.append((curves.discovery - curves.baseline)[:upto])
-        counts = Counts(names, positions, (smaller, larger), scenario.runs)
-        resampling = Resampling(replicates, seed + number)
-        found = resample_pairs(counts, (0, 1), scenario.seeds, resampling)[0, 1].decay
         weights = [resampling.seed_weights(size, scenario.seeds) for size in (0, 1)]
         repeats = np.column_stack([repeated_draws(side) for side in weights])
-        ends.append(interval(estimates[-1], found, repeats, scenario.seeds, (-1, 1)))
+        differences = simulation.resampled[0, 1].decay
+        ends.append(interval(estimates[-1], differences, repeats, scenario.seeds, (-1, 1)))
     expected = np.mean(estimates, axis=0)
     low, high = np.array(ends).transpose(1, 0, 2)
     held = (low <= expected + TOLERANCE) & (expected <= high + TOLERANCE)
     return held.mean(axis=0)
-
-
-def bound_of_counts(
-    smaller: NDArray[np.unsignedinteger],
-    larger: NDArray[np.unsignedinteger],
-    runs: int,
-    resampling: Resampling,
-) -> tuple[float, NDArray[np.float64]]:
-    """Compute the lower confidence bound on the fraction that decays between two sizes.
-
-    Parameters
-    ----------
-    smaller, larger : ndarray of unsigned int, each of shape [instance, seed]
-        Right runs, 0..`runs`, of an even number of seeds.
-    runs : int
-        Runs of one pretraining seed.
-    resampling : Resampling
-
-    Returns
-    -------
-    lower : float
-    gaps : ndarray of float64, shape [threshold]
-        At the thresholds t < 0, with one run of each seed.
-    """
-    seeds = smaller.shape[1]
-    counts = Counts(("smaller", "larger"), (tuple(range(seeds)),) * 2, (smaller, larger), runs)
-    resampled = resample_pairs(counts, (0, 1), seeds, resampling)
-    decay, _ = pair_confidence_bounds(counts, seeds, resampled, resampling)[0, 1]
-    return decay.lower, decay.expected

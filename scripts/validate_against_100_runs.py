@@ -14,6 +14,7 @@ from scipy import stats
 from analysis.bootstrap.draws import draw_indices, weights_of
 from analysis.bootstrap.intervals import interval, repeated_draws
 from analysis.bootstrap.variances import count_moments, resample_differences
+from configs.atomic import write_text
 from configs.errors import InputError
 from configs.interruption import run_command
 from predict.tensor.opening import open_store
@@ -27,7 +28,7 @@ PAGE = """\
 An outside check of the estimates of finetuning noise. The store holds {runs} finetuning runs of one
 pretrained BERT-base on MNLI's matched development set (logits published with Zhou et al., 2020).
 McCoy et al. (2020) finetuned the same pretrained model 100 times with other code and seeds, and
-published how many runs were right on each instance. Both are unbiased for the same quantities if
+published how many runs were correct on each instance. Both are unbiased for the same quantities if
 finetuning was the same. This page is written by
 
     python -m scripts.validate_against_100_runs STORE CSV
@@ -36,7 +37,7 @@ on {instances} instances that are in both.
 
 {grid}
 
-- **Finetuning variance**: the sample variance of right or wrong between runs, averaged over
+- **Finetuning variance**: the sample variance of correctness (0 or 1) between runs, averaged over
   instances (`analysis.statistics.variance`).
 - **Pair disagreement**: the share of instances on which two runs differ, averaged over all pairs of
   runs (`analysis.statistics.seed_differences`). For 0/1 predictions of one pretraining seed it is
@@ -48,9 +49,9 @@ on {instances} instances that are in both.
   instances, but not what moves all instances of a run together.
 - The {runs} runs themselves resampled (`analysis.bootstrap.variances`,
   `analysis.bootstrap.intervals`), instances kept: pair disagreement
-  {disagreement:.4f} [{low:.4f}, {high:.4f}]. Which runs of the hundred were right together is not
-  published, so their side has no such interval.
-- On {agreeing:.1%} of the instances the number of right runs out of {runs} agrees with the other
+  {disagreement:.4f} [{low:.4f}, {high:.4f}]. For the hundred runs there is no such interval: which
+  of them were correct together is not published.
+- On {agreeing:.1%} of the instances the number of correct runs out of {runs} agrees with the other
   runs (two-sided beta-binomial p-value of at least 0.05, uniform prior on the rate).
 
 {verdict}
@@ -59,17 +60,17 @@ on {instances} instances that are in both.
 
 @dataclass(frozen=True)
 class Quantity:
-    """One estimate from both sources, per instance.
+    """One estimate of each instance, from the store and from the other runs.
 
     Attributes
     ----------
     name : str
-    ours, theirs : ndarray of float64, shape [instance]
+    store, others : ndarray of float64, shape [instance]
     """
 
     name: str
-    ours: NDArray[np.float64]
-    theirs: NDArray[np.float64]
+    store: NDArray[np.float64]
+    others: NDArray[np.float64]
 
 
 @click.command()
@@ -99,15 +100,12 @@ def main(store: Path, counts: Path, out: Path) -> None:
         others["correct"].to_numpy()[kept],
         others["runs"].to_numpy()[kept],
     )
-    out.parent.mkdir(parents=True, exist_ok=True)
-    beside = out.with_name(f".{out.name}.part")
-    beside.write_text(text, encoding="utf-8")
-    beside.replace(out)
+    write_text(out, text)
     click.echo(f"{out}: {int(kept.sum())} instances compared")
 
 
 def read_counts(path: Path) -> pd.DataFrame:
-    """Read counts of right runs.
+    """Read counts of correct runs.
 
     Parameters
     ----------
@@ -135,22 +133,24 @@ def read_counts(path: Path) -> pd.DataFrame:
     return frame
 
 
-def noise(right: NDArray[np.int64], runs: NDArray[np.int64] | int) -> NDArray[np.float64]:
-    """Unbiased finetuning variance of each instance, from its number of right runs."""
-    return right * (runs - right) / (runs * (np.asarray(runs) - 1.0))
+def finetuning_variance(
+    correct: NDArray[np.int64], runs: NDArray[np.int64] | int
+) -> NDArray[np.float64]:
+    """Unbiased finetuning variance of each instance, from its number of correct runs."""
+    return correct * (runs - correct) / (runs * (np.asarray(runs) - 1.0))
 
 
 def page(
-    correct: NDArray[np.bool_], theirs: NDArray[np.int64], their_runs: NDArray[np.int64]
+    correct: NDArray[np.bool_], other_correct: NDArray[np.int64], other_runs: NDArray[np.int64]
 ) -> str:
     """Write the page.
 
     Parameters
     ----------
     correct : ndarray of bool, shape [instance, run]
-        Whether each run is right.
-    theirs, their_runs : ndarray of int64, each of shape [instance]
-        Right runs of other runs of the same instances, and their number.
+        Whether each run is correct.
+    other_correct, other_runs : ndarray of int64, each of shape [instance]
+        Correct runs among the other runs on the same instances, and the number of these.
 
     Returns
     -------
@@ -158,39 +158,40 @@ def page(
         Markdown.
     """
     runs = correct.shape[1]
-    ours = correct.sum(axis=1, dtype=np.int64)
-    first, second = noise(ours, runs), noise(theirs, their_runs)
+    counts = correct.sum(axis=1, dtype=np.int64)
+    accuracy, other_accuracy = counts / runs, other_correct / other_runs
+    variance = finetuning_variance(counts, runs)
+    other_variance = finetuning_variance(other_correct, other_runs)
     quantities = (
-        Quantity("Finetuning variance", first, second),
-        Quantity("Pair disagreement", 2 * first, 2 * second),
-        Quantity("Accuracy", ours / runs, theirs / their_runs),
+        Quantity("Finetuning variance", variance, other_variance),
+        Quantity("Pair disagreement", 2 * variance, 2 * other_variance),
+        Quantity("Accuracy", accuracy, other_accuracy),
         Quantity(
             "Bias² + pretraining variance",
-            1 - ours / runs - first,
-            1 - theirs / their_runs - second,
+            1 - accuracy - variance,
+            1 - other_accuracy - other_variance,
         ),
     )
-    instances = len(ours)
+    instances = len(counts)
     weights = weights_of(draw_indices(instances, REPLICATES, (0,)), instances) / instances
     rows = []
     for quantity in quantities:
         cells = []
-        for values in (quantity.ours, quantity.theirs, quantity.ours - quantity.theirs):
+        for values in (quantity.store, quantity.others, quantity.store - quantity.others):
             low, high = np.quantile(values @ weights, [0.025, 0.975])
             cells.append(f"{values.mean():.4f} [{low:.4f}, {high:.4f}]")
-        ratio = quantity.ours.mean() / quantity.theirs.mean()
+        ratio = quantity.store.mean() / quantity.others.mean()
         rows.append(f"| {quantity.name} | {' | '.join(cells)} | {ratio:.3f} |")
-    head = f"| | {runs} runs | {int(their_runs.max())} other runs | difference | ratio |"
-    p_value = _agreement(ours, runs, theirs, their_runs)
+    head = f"| | {runs} runs | {int(other_runs.max())} other runs | difference | ratio |"
+    p_value = _agreement(counts, runs, other_correct, other_runs)
     disagreement, over_runs = _run_interval(correct)
-    difference = first - second
-    low, high = np.quantile(difference @ weights, [0.025, 0.975])
+    low, high = np.quantile((variance - other_variance) @ weights, [0.025, 0.975])
     covered = "contains" if low <= 0 <= high else "does not contain"
     verdict = (
         f"The interval of the difference in finetuning variance {covered} 0. The estimate from "
-        f"{runs} runs is {abs(first.mean() / second.mean() - 1):.1%} "
-        f"{'below' if first.mean() < second.mean() else 'above'} that from the others. "
-        f"The accuracies differ by {abs(np.mean(ours / runs - theirs / their_runs)):.2%}, "
+        f"{runs} runs is {abs(variance.mean() / other_variance.mean() - 1):.1%} "
+        f"{'below' if variance.mean() < other_variance.mean() else 'above'} that from the others. "
+        f"The accuracies differ by {abs(np.mean(accuracy - other_accuracy)):.2%}, "
         "so that finetuning was not quite the same."
     )
     return PAGE.format(
@@ -218,14 +219,14 @@ def _run_interval(correct: NDArray[np.bool_]) -> tuple[float, tuple[float, float
 
 
 def _agreement(
-    ours: NDArray[np.int64],
+    counts: NDArray[np.int64],
     runs: int,
-    theirs: NDArray[np.int64],
-    their_runs: NDArray[np.int64],
+    other_correct: NDArray[np.int64],
+    other_runs: NDArray[np.int64],
 ) -> NDArray[np.float64]:
-    """Two-sided p-value of our count, given the other runs of the same instance."""
-    given = stats.betabinom(runs, theirs + 1, their_runs - theirs + 1)
-    return np.minimum(2 * np.minimum(given.cdf(ours), given.sf(ours - 1)), 1.0)
+    """Two-sided p-value of a count of correct runs, given the other runs of the same instance."""
+    expected = stats.betabinom(runs, other_correct + 1, other_runs - other_correct + 1)
+    return np.minimum(2 * np.minimum(expected.cdf(counts), expected.sf(counts - 1)), 1.0)
 
 
 if __name__ == "__main__":

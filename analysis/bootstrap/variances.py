@@ -1,10 +1,10 @@
 """Statistics of one size under resampling of its pretraining seeds.
 
-The variance between seeds, and how much seeds differ, are averages over pairs of *different* seeds.
-A seed that was drawn twice would add pairs with itself, which differ in nothing, and pull both
-towards 0. So a replicate weights the pair P, P' by w[P] w[P'] and leaves out P = P': the average
-over pairs of draws that are different seeds. With every seed drawn once these are the statistics of
-`analysis.statistics.variance` and `analysis.statistics.seed_differences`.
+The variance between seeds and the differences between runs of two seeds are averages over pairs of
+*different* seeds. A seed that was drawn twice would add pairs with itself, which do not differ, and
+pull both towards 0. A replicate therefore gives the pair P, P' the weight w[P] w[P'], and none to
+P = P'. With every seed drawn once these are the statistics of `analysis.statistics.variance` and
+`analysis.statistics.seed_differences`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analysis.bootstrap.draws import Resampling
-from analysis.statistics.variance import TreeSums, decompose, decompose_sums
+from analysis.statistics.variance import TreeSums, decompose_sums
 
 PART_INSTANCES = 4096
 """Instances whose features are held at once."""
@@ -26,7 +26,7 @@ PART_INSTANCES = 4096
 class SeedMoments:
     """Averages over instances, by pretraining seed, from which a decomposition follows.
 
-    The leading axes, if any, are replicates of the instances.
+    A leading axis, if there is one, counts replicates of the instances.
 
     Attributes
     ----------
@@ -68,7 +68,7 @@ def count_moments(
     runs: int,
     instance_weights: NDArray[np.float64] | None = None,
 ) -> SeedMoments:
-    """Moments of the 0/1 loss, from counts.
+    """Compute the moments of the 0/1 loss from counts.
 
     Parameters
     ----------
@@ -123,7 +123,7 @@ def sum_moments(
     products: NDArray[np.float64],
     below: Sequence[int],
 ) -> SeedMoments:
-    """Moments of the loss (1 - x)^2 of trees of draws, from averages of their sums.
+    """Compute the moments of the loss (1 - x)^2 from sums of draws, averaged over instances.
 
     Parameters
     ----------
@@ -167,7 +167,7 @@ def resampled_sum_moments(
     below: Sequence[int],
     resampling: Resampling,
 ) -> SeedMoments:
-    """Moments of `sum_moments` with the instances of every replicate.
+    """Compute `sum_moments` over the instances of every replicate.
 
     Parameters
     ----------
@@ -187,7 +187,7 @@ def resampled_sum_moments(
 
     Examples
     --------
-    Two runs of two seeds on two instances that are alike: the replicates are, too.
+    Two runs of two seeds on two equal instances: all replicates are equal, too.
 
     >>> total = np.array([[2.0, 2.0], [1.0, 1.0]])
     >>> squares = np.array([[[2.0, 2.0], [1.0, 1.0]]])
@@ -201,17 +201,17 @@ def resampled_sum_moments(
     levels = len(squares)
 
     def features(part: slice) -> NDArray[np.float64]:
-        of_seeds = total[:, part].astype(np.float64)
-        below_seeds = squares[:, :, part].reshape(levels * seeds, -1)
-        return np.concatenate([of_seeds, below_seeds, of_seeds[upper] * of_seeds[lower]])
+        sums = total[:, part].astype(np.float64)
+        lower_squares = squares[:, :, part].reshape(levels * seeds, -1)
+        return np.concatenate([sums, lower_squares, sums[upper] * sums[lower]])
 
     means = resampled_means(features, total.shape[1], resampling)
-    of_seeds, below_seeds, pairs = np.split(means, [seeds, (levels + 1) * seeds], axis=1)
+    sums, lower_squares, pairs = np.split(means, [seeds, (levels + 1) * seeds], axis=1)
     products = np.empty((len(means), seeds, seeds))
     products[:, upper, lower] = products[:, lower, upper] = pairs
-    own = np.diagonal(products, axis1=1, axis2=2)[:, None]
-    all_squares = np.concatenate([own, below_seeds.reshape(-1, levels, seeds)], axis=1)
-    return sum_moments(of_seeds, all_squares, products, below)
+    seed_squares = np.diagonal(products, axis1=1, axis2=2)[:, None]
+    all_squares = np.concatenate([seed_squares, lower_squares.reshape(-1, levels, seeds)], axis=1)
+    return sum_moments(sums, all_squares, products, below)
 
 
 def resampled_means(
@@ -251,35 +251,6 @@ def resampled_means(
         ]
         means.append(np.sum(products, axis=0) / weights.sum(axis=1, dtype=np.float64)[:, None])
     return np.concatenate(means)
-
-
-def draw_moments(draws: NDArray[np.floating] | NDArray[np.bool_]) -> SeedMoments:
-    """Moments of the loss (1 - x)^2 of trees of draws, averaged over instances.
-
-    Parameters
-    ----------
-    draws : ndarray of bool or float, shape [instance, seed, level_1, ..., level_L]
-        For example [instance, pretrain_seed, finetune_seed, epoch]; at least one instance and one
-        level below the seeds.
-
-    Returns
-    -------
-    SeedMoments
-        With L inner levels.
-
-    Examples
-    --------
-    >>> moments = draw_moments(np.array([[[1.0, 1.0], [1.0, 0.0]]]))  # two seeds of two runs
-    >>> moments.loss, moments.inner, moments.noise
-    (array([0. , 0.5]), array([[0. , 0.5]]), array([0.  , 0.25]))
-    """
-    instances, seeds, *widths = draws.shape
-    below = decompose(draws.reshape(instances * seeds, *widths))
-    loss = (below.bias2 + below.variances.sum(axis=0)).reshape(instances, seeds).mean(axis=0)
-    inner = below.variances.reshape(len(widths), instances, seeds).mean(axis=1)
-    noise = (inner / np.cumprod(widths)[:, None]).sum(axis=0)
-    mean = draws.reshape(instances, seeds, -1).mean(axis=2, dtype=np.float64)
-    return SeedMoments(loss, inner, noise, mean.T @ mean / instances)
 
 
 def resample_decomposition(
@@ -324,7 +295,7 @@ def resample_decomposition(
 def resample_differences(
     moments: SeedMoments, runs: int, weights: NDArray[np.float64]
 ) -> ResampledSize:
-    """Accuracy and differences between runs in every replicate.
+    """Compute the accuracy and the differences between runs in every replicate.
 
     Parameters
     ----------
@@ -405,14 +376,14 @@ def resample_std_accuracy(
 def _different_pairs(
     values: NDArray[np.float64], weights: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Average of `values` [..., seed, seed] over pairs of draws that are different seeds."""
+    """Average `values` [..., seed, seed] over the pairs of draws that are different seeds."""
     seeds = len(weights)
-    apart = values * (1.0 - np.eye(seeds))
+    different = values * (1.0 - np.eye(seeds))
     number = weights.sum(axis=0) ** 2 - (weights**2).sum(axis=0)
-    if apart.ndim == 2:
-        sums = ((apart @ weights) * weights).sum(axis=0)
+    if different.ndim == 2:
+        sums = ((different @ weights) * weights).sum(axis=0)
     else:
-        sums = np.einsum("rpq,pr,qr->r", apart, weights, weights, optimize=True)
+        sums = np.einsum("rpq,pr,qr->r", different, weights, weights, optimize=True)
     result = np.full(len(number), np.nan)
     np.divide(sums, number, out=result, where=number > 0)
     return result

@@ -21,6 +21,7 @@ from analysis.statistics.variance import (
 )
 from analysis.statistics.variance_given_bias import BinnedVariances, bin_variances
 from configs.errors import InputError
+from predict.tensor.contract import require_probabilities
 from predict.tensor.correctness import NOT_ENTAILMENT_INDEX
 
 PART_INSTANCES = 8192
@@ -193,7 +194,7 @@ def read_block(block: Block) -> BlockSums:
     Raises
     ------
     InputError
-        If a part of it cannot be read.
+        If a part of it cannot be read, or a probability is not between 0 and 1.
     """
     source = block.source
     kept, step = len(block.local), source.seeds_at_once
@@ -266,9 +267,20 @@ def _sum_seed(
     all_epochs: bool,
     block: Block,
 ) -> _SeedSums:
-    """Sum one seed's draws [finetune_seed, epoch, instance]."""
+    """Sum one seed's draws [finetune_seed, epoch, instance].
+
+    Raises
+    ------
+    InputError
+        If a draw of a finished run is no probability.
+    """
+    source = block.source
     runs, epochs, instances = correct.shape
     last = correct[:, -1]
+    if draws is not None:
+        # A checkpoint that is not finished may hold anything; it is not summed.
+        where = f"{source.path}: `{source.by_run[1]}` of size {source.size}"
+        require_probabilities(where, draws if all_epochs else draws[:, -1])
     parts: dict[tuple[str, str], list[TreeSums]] = {}
     for start in range(0, instances, PART_INSTANCES):
         part = slice(start, start + PART_INSTANCES)
@@ -282,12 +294,12 @@ def _sum_seed(
             parts.setdefault(("zero_one", "all"), []).append(count_sums(counts))
     trees = {
         name: TreeSums(
-            np.concatenate([tree.total for tree in of_parts]),
-            np.concatenate([tree.squares for tree in of_parts], axis=1),
+            np.concatenate([tree.total for tree in part_trees]),
+            np.concatenate([tree.squares for tree in part_trees], axis=1),
         )
-        for name, of_parts in parts.items()
+        for name, part_trees in parts.items()
     }
-    splits = block.source.splits
+    splits = source.splits
     return _SeedSums(
         correct=last.sum(axis=0, dtype=count_dtype(runs)),
         correct_of_runs=last,
@@ -381,8 +393,8 @@ def _sum_losses(
     squares = np.empty((splits, levels, len(trees)))
     for seed, tree in enumerate(trees):
         total[:, seed] = np.bincount(split, tree.total, minlength=splits)
-        for level, of_level in enumerate(tree.squares):
-            squares[:, level, seed] = np.bincount(split, of_level, minlength=splits)
+        for level, level_squares in enumerate(tree.squares):
+            squares[:, level, seed] = np.bincount(split, level_squares, minlength=splits)
     products = np.zeros((splits, len(trees), len(trees)))
     for position in np.unique(split):
         chosen = totals[:, split == position]

@@ -1,4 +1,4 @@
-"""The folder of one analysis: of which predictions it is, and which files it holds."""
+"""The output folder of one analysis: whose predictions it analyzes, and which files it holds."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import json
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 import xarray as xr
 
-from configs.atomic import written_beside
+from configs.atomic import write_text, written_beside
 from configs.errors import InputError
+from configs.reading import read_json_object
 
 RECORD = "analysis.json"
 REPORT = "report.html"
@@ -89,25 +89,22 @@ class AnalysisFolder:
                 )
 
     def _require_same_analysis(self) -> list[str]:
-        record = self.path / RECORD
+        record, advice = self.path / RECORD, "give another folder as --out"
+        content = read_json_object(record, advice)
         try:
-            content: Any = json.loads(record.read_text(encoding="utf-8"))
             stores, files = content["stores"], [str(name) for name in content["files"]]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise InputError(
-                f"{record}: not the record of an analysis; give another folder as --out"
-            ) from error
+        except (KeyError, TypeError) as error:
+            raise InputError(f"{record}: not the record of an analysis; {advice}") from error
         if stores != self.stores:
             raise InputError(
-                f"{self.path}: already holds the analysis of other predictions; "
-                "give another folder as --out"
+                f"{self.path}: already holds the analysis of other predictions; {advice}"
             )
         return files
 
     def begin(self, planned: Sequence[str]) -> None:
-        """List the planned files before the first is written.
+        """Record the planned files before the first is written.
 
-        An analysis that is interrupted then finds the folder to be its own when it runs again.
+        An interrupted analysis that runs again then recognizes the folder as its own.
 
         Parameters
         ----------
@@ -150,6 +147,4 @@ class AnalysisFolder:
 
     def _record(self, files: Iterable[str]) -> None:
         content = {"files": sorted(set(files)), "stores": self.stores}
-        with written_beside(self.path / RECORD) as partial:
-            text = json.dumps(content, indent=2, sort_keys=True) + "\n"
-            partial.write_text(text, encoding="utf-8")
+        write_text(self.path / RECORD, json.dumps(content, indent=2, sort_keys=True) + "\n")

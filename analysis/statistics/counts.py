@@ -38,15 +38,6 @@ class Counts:
         """Number of instances."""
         return self.correct[0].shape[0] if self.correct else 0
 
-    def at(self, instances: NDArray[np.integer]) -> Counts:
-        """Return the counts of the chosen instances (ascending positions)."""
-        where: slice | NDArray[np.integer] = instances
-        if len(instances) and instances[-1] - instances[0] == len(instances) - 1:
-            # One stretch, as the instances of a split usually are, needs no copy.
-            where = slice(int(instances[0]), int(instances[-1]) + 1)
-        chosen = tuple(correct[where] for correct in self.correct)
-        return Counts(sizes=self.sizes, seeds=self.seeds, correct=chosen, runs=self.runs)
-
     def common_even_seeds(self, first: int, second: int) -> int:
         """Return the largest even number of pretraining seeds that two sizes (positions) have.
 

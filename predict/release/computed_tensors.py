@@ -7,9 +7,9 @@ pair: by size, an array; and the list of instances, as in ``data.json``.
 - ``correctness_p``: the probability of the gold label, same shape, to two decimals;
 - ``ensemble_c``: 0 or 1, the ensemble over finetuning seeds, [instance, pretrain_seed].
 
-Seeds count from 1, and the last checkpoint is at 4 epochs, each a third of an epoch after the one
-before. The probability of the gold label does not determine the other classes' probabilities: it
-goes into the variable ``gold_probability`` of the store, from which the squared loss follows.
+Seeds count from 1. Checkpoints are a third of an epoch apart, the last one at 4 epochs. The
+probability of the gold label does not determine the other classes' probabilities: it becomes the
+variable ``gold_probability`` of the store, from which the squared loss follows.
 """
 
 from __future__ import annotations
@@ -25,10 +25,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from configs.errors import InputError
-from predict.release.importing import Imported
+from predict.release.importing import Imported, require_configuration
 from predict.release.layout import order_sizes, parse_instances
 from predict.release.safe_pickles import read_pickle
-from predict.tensor.contract import configuration_hash
 from predict.tensor.correctness import ENTAILMENT, NON_ENTAILMENT
 from predict.tensor.creating import new_store, set_configuration
 from predict.tensor.opening import open_store
@@ -40,7 +39,7 @@ FOLDERS = {
     "gold_probability": "correctness_p",
     "ensemble_correct": "ensemble_c",
 }
-"""Where each variable of a store is found."""
+"""The folder from which each variable of a store is read."""
 
 LAST_CHECKPOINT = 12
 """Thirds of an epoch after which the last checkpoint was evaluated."""
@@ -80,31 +79,31 @@ def find_tensors(directory: Path, task: str | None = None) -> ReleasedTensors | 
     Raises
     ------
     InputError
-        If there are several tasks and none is chosen, or only parts of the task's tensors without
+        If there are several tasks and none is chosen, or if the task has tensors but not that of
         the correctness.
     """
     files = {
         variable: {path.stem: path for path in sorted((directory / folder).glob("*.pkl"))}
         for variable, folder in FOLDERS.items()
     }
-    tasks = sorted({name for found in files.values() for name in found})
+    tasks = sorted({name for by_task in files.values() for name in by_task})
     if task is None and len(tasks) > 1:
         raise InputError(f"{directory}: holds {', '.join(tasks)}; choose one with --task")
     chosen = task if task is not None else (tasks[0] if tasks else None)
     if chosen not in tasks:
         return None
     assert chosen is not None
-    of_task = {variable: found[chosen] for variable, found in files.items() if chosen in found}
-    if "correct" not in of_task:
+    chosen_files = {name: by_task[chosen] for name, by_task in files.items() if chosen in by_task}
+    if "correct" not in chosen_files:
         missing = directory / FOLDERS["correct"] / f"{chosen}.pkl"
         raise InputError(f"{missing}: no such file, and the other tensors need it; add it")
-    return ReleasedTensors(chosen, of_task)
+    return ReleasedTensors(chosen, chosen_files)
 
 
 def is_imported(
     tensors: ReleasedTensors, out: Path, *, sizes: Sequence[str] | None, dtype: str | None
 ) -> bool:
-    """Tell whether a store holds these tensors already; parameters as of `import_tensors`.
+    """Check whether a store holds these tensors already; parameters as of `import_tensors`.
 
     Raises
     ------
@@ -113,14 +112,9 @@ def is_imported(
     """
     if not out.exists():
         return False
-    there = open_store(out)
-    ordered = list(sizes) if sizes is not None else [str(size) for size in there["size"].values]
-    wanted = configuration_hash(_configuration(tensors, ordered, dtype))
-    if there.attrs.get("configuration_hash") != wanted:
-        raise InputError(
-            f"{out}: already holds other predictions, or these with other options; remove it or"
-            " choose another --out"
-        )
+    store = open_store(out)
+    ordered = list(sizes) if sizes is not None else [str(size) for size in store["size"].values]
+    require_configuration(out, store, _configuration(tensors, ordered, dtype))
     return True
 
 
@@ -134,7 +128,7 @@ def import_tensors(
 ) -> Imported:
     """Write tensors into a new prediction store, which appears whole or not at all.
 
-    One file is in memory at a time, whole: for MNLI several GB.
+    Each file in turn is in memory whole: several GB for MNLI.
 
     Parameters
     ----------
@@ -209,7 +203,7 @@ def import_tensors(
 
 
 def check_tensors(tensors: ReleasedTensors, store: Path) -> int:
-    """Refuse a store whose runs are not as correct as the tensors say.
+    """Refuse a store whose runs differ from the tensors in their correctness.
 
     Parameters
     ----------
@@ -305,17 +299,17 @@ def _read_same(
     arrays, others = _read(path, len(next(iter(shapes.values()))))
     if others != items:
         raise InputError(f"{path}: other instances than the correctness has; restore the file")
-    found = {size: array.shape for size, array in arrays.items()}
-    if found != shapes:
+    own_shapes = {size: array.shape for size, array in arrays.items()}
+    if own_shapes != shapes:
         raise InputError(
-            f"{path}: other sizes or seeds than the correctness has ({found}, {shapes}); restore"
-            " the file"
+            f"{path}: other sizes or seeds than the correctness has ({own_shapes}, {shapes});"
+            " restore the file"
         )
     return arrays
 
 
 def _instances(path: Path, items: list[Any]) -> tuple[list[str], pd.DataFrame]:
-    """Labels as far as the gold labels tell, and the instances."""
+    """List the labels that occur as gold labels, and the instances."""
     gold = {item["label"] for item in items if isinstance(item, dict) and "label" in item}
     labels = sorted(label for label in gold if isinstance(label, str))
     if ENTAILMENT in labels and NON_ENTAILMENT in labels:

@@ -33,9 +33,9 @@ def export_release(
 ) -> int:
     """Write the finished runs of a prediction store as a release.
 
-    Probabilities are printed with as many digits as single precision needs. Where rounding has
-    made two classes equally probable and ``correct`` shows that the prediction was not the first
-    of them, the class that makes it so is printed one unit in the last place higher.
+    Probabilities are printed with as many digits as single precision needs. Where rounding made
+    two classes equally probable and ``correct`` does not follow from the first of them, the class
+    from which it follows is printed one unit in the last place higher.
 
     Parameters
     ----------
@@ -54,9 +54,9 @@ def export_release(
     Raises
     ------
     InputError
-        If the store has no probabilities, no finished run, epochs that are no thirds, names that
-        do not fit the layout, no texts beside it, or a ``correct`` that does not follow from its
-        probabilities; or if `directory` exists. Then nothing is left behind.
+        If the store has no probabilities, no finished run, epochs that are not multiples of a
+        third, names that do not fit the layout, no texts beside it, or a ``correct`` that does not
+        follow from its probabilities; or if `directory` exists. Then nothing is left behind.
     """
     path, directory = Path(path), Path(directory)
     dataset = open_store(path)
@@ -87,7 +87,7 @@ def export_release(
             slices = dataset.isel(_at(position))
             try:
                 stored, correct = slices["probability"].values, slices["correct"].values
-            except Exception as error:  # damage raises in as many ways as there are codecs
+            except Exception as error:  # each codec has errors of its own
                 raise InputError(
                     f"{path}: {name} cannot be read ({one_line(error)}); copy or write the store"
                     " again"

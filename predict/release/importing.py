@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import xarray as xr
 
 from configs.errors import InputError
 from predict.release.layout import (
@@ -27,15 +28,15 @@ from predict.tensor.specification import TensorSpecification
 from predict.tensor.writing import CheckedRun, Position, check_run, finish_store, write_models
 
 VALUES_PARSED_AT_ONCE = 1 << 17
-"""Probabilities that are parsed in one go, where the files are small."""
+"""Probabilities of small files that are parsed at once."""
 
 VALUES_WRITTEN_AT_ONCE = 1 << 22
-"""Probabilities from which on the pretrained models gathered so far are written."""
+"""Probabilities of small files that are gathered before they are written."""
 
 
 @dataclass(frozen=True)
 class Imported:
-    """What an import wrote: the runs, and the mean of their accuracies (0 to 1)."""
+    """The number of imported runs, and the mean of their accuracies (0 to 1)."""
 
     runs: int
     accuracy: float
@@ -47,7 +48,7 @@ def _configuration(
     probability_dtype: str | None,
     digests: Sequence[str],
 ) -> dict[str, Any]:
-    """Describe an imported store; the digest covers every byte that was read."""
+    """Describe an imported store, with a digest of every byte that was read."""
     content = hashlib.sha256(read_run(release.directory / "data.json"))
     for run, digest in zip(release.runs, digests, strict=True):
         content.update(f"{run.file_name}\t{digest}\n".encode())
@@ -62,7 +63,7 @@ def _configuration(
 def is_imported(
     release: Release, out: Path | str, *, sizes: Sequence[str], probability_dtype: str | None
 ) -> bool:
-    """Tell whether a store holds this release already.
+    """Check whether a store holds this release already.
 
     Parameters
     ----------
@@ -88,15 +89,25 @@ def is_imported(
     out = Path(out)
     if not out.exists():
         return False
-    there = open_store(out).attrs.get("configuration_hash")
+    store = open_store(out)
     digests = [hashlib.sha256(read_run(path)).hexdigest() for path in release.runs.values()]
-    here = configuration_hash(_configuration(release, sizes, probability_dtype, digests))
-    if there != here:
+    require_configuration(out, store, _configuration(release, sizes, probability_dtype, digests))
+    return True
+
+
+def require_configuration(out: Path, store: xr.Dataset, configuration: Mapping[str, Any]) -> None:
+    """Refuse a store, opened from `out`, that was imported from something else.
+
+    Raises
+    ------
+    InputError
+        If its configuration is another one.
+    """
+    if store.attrs.get("configuration_hash") != configuration_hash(configuration):
         raise InputError(
             f"{out}: already holds other predictions, or these with other options; remove it or"
             " choose another --out"
         )
-    return True
 
 
 def import_release(
@@ -191,7 +202,9 @@ def import_release(
 def _neighbouring_models(
     parsed: Iterable[tuple[str, CheckedRun]], values: int
 ) -> Iterator[list[tuple[str, CheckedRun]]]:
-    """Gather the runs of whole models that are neighbours in the store, until they are many.
+    """Group runs, with their digests, by neighbouring pretrained models of the store.
+
+    A group holds all runs of its models, and ends once it has `VALUES_WRITTEN_AT_ONCE`.
 
     Parameters
     ----------
@@ -216,7 +229,7 @@ def _neighbouring_models(
 def _parsed(
     release: Release, parse: Callable[[Sequence[ReleasedRun]], list[tuple[str, CheckedRun]]]
 ) -> Iterator[tuple[str, CheckedRun]]:
-    """Parse the runs in threads, in order, a few batches ahead of what is taken."""
+    """Parse the runs in threads, a few batches in advance, and yield them in order."""
     threads = parsing_threads()
     with ThreadPoolExecutor(threads) as pool:
         ahead: deque[Future[list[tuple[str, CheckedRun]]]] = deque()
@@ -229,7 +242,7 @@ def _parsed(
 
 
 def _batches(release: Release) -> Iterator[list[ReleasedRun]]:
-    """Gather neighbouring runs whose files are small."""
+    """Group neighbouring runs, several where their files are small."""
     values = len(release.instances) * len(release.labels)
     number = max(VALUES_PARSED_AT_ONCE // values, 1)
     runs = list(release.runs)

@@ -3,9 +3,9 @@
 A release is a folder with
 
 - ``data.json``: ``{task_name, label_list, train, predict: [{guid, text_a, text_b, label, ...}]}``;
-- ``results/s{size}p{P}f{F}epoch{E}over3.tsv``: the predictions of one run, pretraining seed P,
-  finetuning seed F, after E / 3 epochs; a row per instance, in the order of ``predict``; per row
-  one probability per class, in the order of ``label_list``; no header.
+- ``results/s{size}p{P}f{F}epoch{E}over3.tsv``: the predictions of the run with pretraining seed P
+  and finetuning seed F after E / 3 epochs, without a header: a row for each instance, in the order
+  of ``predict``, with a probability for each class, in the order of ``label_list``.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ class Release:
 
     @property
     def absent(self) -> int:
-        """Number of combinations of size, seeds and checkpoint that have no file."""
+        """Number of combinations of size, seeds and checkpoint without a file."""
         grid = len(self.sizes) * len(self.pretrain_seeds) * len(self.finetune_seeds)
         return grid * len(self.thirds) - len(self.runs)
 
@@ -131,12 +131,7 @@ def _natural(name: str) -> list[tuple[int, int, str]]:
 
 
 def order_sizes(names: Sequence[str]) -> tuple[list[str], bool]:
-    """Order size names, smallest first.
-
-    Parameters
-    ----------
-    names : sequence of str
-        Names of the sizes.
+    """Order the names of sizes, smallest first.
 
     Returns
     -------
@@ -160,13 +155,13 @@ def read_release(directory: Path | str) -> Release:
     Returns
     -------
     Release
-        Its instances and runs; no file of a run has been opened.
+        Its instances, and the paths of its runs' files, which are not opened.
 
     Raises
     ------
     InputError
         If a file is missing or unreadable, an instance lacks its guid, ``text_a`` or label, a guid
-        occurs twice, a label is unknown, or a ``.tsv`` file has a name that names no run.
+        occurs twice, a label is unknown, or the name of a ``.tsv`` file does not name a run.
     """
     directory = Path(directory)
     if not directory.is_dir():
@@ -213,7 +208,7 @@ class _Data(BaseModel):
 
 
 def _invalid(path: Path, error: ValidationError) -> InputError:
-    """Put the first fault that pydantic names into one line."""
+    """State the first fault that pydantic found, in one line."""
     fault = error.errors(include_url=False, include_input=False)[0]
     if fault["type"] == "json_invalid":
         return InputError(f"{path}: is not JSON ({fault['ctx']['error']}); correct or restore it")
@@ -251,7 +246,7 @@ def parse_instances(path: Path, items: list[Any], labels: list[str]) -> pd.DataF
     ------
     InputError
         If an instance is no dict or lacks its guid, ``text_a`` or label, a guid occurs twice, a
-        text is none, or a label is unknown; names the instance.
+        text is missing, or a label is unknown; names the instance.
     """
     try:
         checked = _INSTANCES.validate_python(items)
@@ -263,7 +258,7 @@ def parse_instances(path: Path, items: list[Any], labels: list[str]) -> pd.DataF
 def _instances_frame(
     path: Path, items: Sequence[Mapping[str, Any]], labels: Sequence[str]
 ) -> pd.DataFrame:
-    """Check what takes all instances together: names of fields, labels, guids and splits."""
+    """Make a table of instances; check labels, splits, and that guids differ."""
     names = dict.fromkeys(["guid", "text_a", "text_b", "label", *itertools.chain(*items)])
     columns: dict[str, list[Any]] = {name: [item.get(name) for item in items] for name in names}
     known = set(labels) | ({NON_ENTAILMENT} if ENTAILMENT in labels else set())
@@ -356,9 +351,9 @@ def parse_probabilities(
 def parse_files(
     contents: Sequence[bytes], *, names: Sequence[Path], labels: Sequence[str], instances: int
 ) -> list[NDArray[np.float64]]:
-    """Parse the files of several runs, all in one go where they are as they should be.
+    """Parse the files of several runs, all at once if they are valid.
 
-    What the parser does once for each text takes longer than the rows of a small file.
+    Starting the parser takes longer than it needs for the rows of a small file.
 
     Parameters
     ----------
@@ -391,12 +386,12 @@ def parse_files(
 
 
 def _parse_table(content: bytes, labels: int, rows: int) -> NDArray[np.float64] | None:
-    """Parse rows of class probabilities; None if anything about them is not as it should be."""
+    """Parse rows of class probabilities; None if they are not valid."""
     columns = [str(position) for position in range(labels)]
     try:
         table = pa.csv.read_csv(
             pa.BufferReader(content),
-            # Files are parsed side by side, which is faster than threads within a file.
+            # Parsing several files at a time is faster than using threads within one.
             read_options=pa.csv.ReadOptions(
                 use_threads=False, block_size=1 << 20, column_names=columns
             ),
@@ -418,7 +413,7 @@ def _parse_table(content: bytes, labels: int, rows: int) -> NDArray[np.float64] 
 
 
 def _parse_error(content: bytes, name: Path | str, columns: int, instances: int) -> InputError:
-    """Find the first fault in a run's file, row by row: slow, but only for a bad file."""
+    """Find the first fault in a run's file, row by row; slow, so for files that are not valid."""
     lines = content.decode("utf-8", errors="replace").splitlines()
     remedy = "restore the file"
     for row, line in enumerate(lines[:instances], start=1):
@@ -454,6 +449,6 @@ def read_run(path: Path) -> bytes:
 
 
 def parsing_threads() -> int:
-    """Threads for reading or writing the files of runs; each holds a run in memory."""
-    # Parsing, hashing and compressing leave the interpreter free.
+    """Count the threads that read or write files of runs, each of which holds a run in memory."""
+    # Parsing, hashing and compressing release the interpreter's lock.
     return min(os.cpu_count() or 1, 8)

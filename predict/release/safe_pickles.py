@@ -1,7 +1,7 @@
-"""Pickles from elsewhere: containers, text, numbers and NumPy arrays, and nothing else.
+"""Read pickles of others that hold containers, text, numbers and NumPy arrays, and nothing else.
 
-A pickle is a program that may call anything importable. This reader resolves only the names that
-arrays and sets are rebuilt with, and refuses every other one before it is called.
+A pickle is a program that may call anything importable. This reader resolves only the names from
+which arrays and sets are rebuilt, and refuses every other name before it is called.
 """
 
 from __future__ import annotations
@@ -14,16 +14,17 @@ from typing import Any
 import numpy as np
 
 from configs.errors import InputError
+from predict.tensor.contract import one_line
 
 
 class _Rebuild:
-    """A function that a pickle may call but, having no attributes, cannot alter."""
+    """A function that a pickle may call but not alter, as it has no attributes."""
 
     __slots__ = ()
 
 
 class _Latin1(_Rebuild):
-    """What old protocols store bytes with: ``_codecs.encode(text, "latin1")``."""
+    """Rebuilds bytes of old protocols: ``_codecs.encode(text, "latin1")``."""
 
     __slots__ = ()
 
@@ -34,7 +35,7 @@ class _Latin1(_Rebuild):
 
 
 class _FromBuffer(_Rebuild):
-    """What protocol 5 stores contiguous arrays with."""
+    """Rebuilds contiguous arrays of protocol 5."""
 
     __slots__ = ()
 
@@ -71,7 +72,7 @@ def _allowed() -> dict[tuple[str, str], Any]:
 
 
 class _Refused(Exception):
-    """Names what a pickle may not have."""
+    """A pickle asks for a name that is not allowed; the message is the name."""
 
 
 class _Reader(pickle.Unpickler):
@@ -100,8 +101,8 @@ def read_pickle(path: Path | str) -> Any:
     Raises
     ------
     InputError
-        If the file cannot be read, is no pickle, or asks for anything else, which the message
-        names; it has not been called.
+        If the file cannot be read, is no pickle, or asks for any other name, which is not called;
+        the message has the name.
     """
     path = Path(path)
     try:
@@ -114,8 +115,7 @@ def read_pickle(path: Path | str) -> Any:
             f"{path}: asks for {refused}; only containers, text, numbers and NumPy arrays are"
             " read, so use a file that holds nothing else"
         ) from refused
-    except Exception as error:  # a damaged pickle raises whatever the damage runs into
-        text = " ".join(str(error).split())[:200] or type(error).__name__
+    except Exception as error:  # a damaged pickle can raise anything
         raise InputError(
-            f"{path}: cannot be read as a pickle ({text}); restore the file"
+            f"{path}: cannot be read as a pickle ({one_line(error)}); restore the file"
         ) from error

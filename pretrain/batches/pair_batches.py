@@ -1,4 +1,4 @@
-"""Batches of masked sentence pairs: a pure function of corpus, seed and step."""
+"""The batches that pretraining trains on."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ class PairBatches:
     """Batches of masked sentence pairs: a pure function of corpus, seed and step.
 
     With `masks: fresh`, every batch draws new pairs and masks. With `masks: {static: n}`, it
-    takes the next ones of a fixed set; see `pretrain.batches.static_instances`.
+    takes the next instances of a fixed set; see `pretrain.batches.static_instances`.
 
     Parameters
     ----------
     experiment : Experiment
-        Its `pretraining` gives the shape of a batch and the masking.
+        Its `pretraining` determines the shape of a batch and the masking.
     corpus : Corpus
         The tokenized corpus.
     vocabulary : list of str

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from configs.atomic import written_beside
+from configs.atomic import is_leftover, written_beside
 from configs.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -44,10 +44,10 @@ def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
     Raises
     ------
     InputError
-        If there is no space left, or the disk gives back something else than was written; what
-        was at `path` before is there still.
+        If there is no space left, or the disk returns something else than was written; the old
+        file at `path` then stays.
     """
-    # Of a transposed view, safetensors would write the memory as it lies.
+    # Of a transposed view, safetensors would write the memory in the order in which it lies.
     ordered = {name: np.asarray(array, order="C") for name, array in sorted(arrays.items())}
     content = save(ordered, {_CHECKSUM: checksum(ordered)})
     with written_beside(path) as partial:
@@ -73,10 +73,9 @@ def read_arrays(path: Path, made_by: str = "the stage that makes it") -> Arrays:
     Parameters
     ----------
     path : Path
-        A safetensors file. One without a checksum, from another program or an earlier version,
-        is taken as it is.
+        A safetensors file; without a checksum, as of another program, it is read unchecked.
     made_by : str
-        What to run for another one, for the error.
+        The command that makes the file anew, for the error.
 
     Raises
     ------
@@ -102,12 +101,12 @@ def read_arrays(path: Path, made_by: str = "the stage that makes it") -> Arrays:
 
 
 def checkpoint_path(folder: Path, step: int) -> Path:
-    """Where the training state after `step` steps is kept."""
+    """Path of the training state after `step` steps."""
     return folder / f"checkpoint-{step}.safetensors"
 
 
 def write_checkpoint(folder: Path, step: int, state: Mapping[str, NDArray[Any]]) -> None:
-    """Keep a run's training state, the one before it, and no older ones.
+    """Write a run's training state, and remove all older ones but the last.
 
     Parameters
     ----------
@@ -121,7 +120,7 @@ def write_checkpoint(folder: Path, step: int, state: Mapping[str, NDArray[Any]])
     Raises
     ------
     InputError
-        As `write_arrays`; the states before it stay.
+        As `write_arrays` does; the older states then stay.
     """
     write_arrays(checkpoint_path(folder, step), state)
     before = [path for done, path in _checkpoints(folder) if done <= step]
@@ -130,9 +129,7 @@ def write_checkpoint(folder: Path, step: int, state: Mapping[str, NDArray[Any]])
 
 
 def read_newest_checkpoint(folder: Path) -> tuple[int, Arrays] | None:
-    """Read the newest training state in a run's folder that is whole.
-
-    Each newer one that is damaged gets a line in the log.
+    """Read the newest undamaged training state in a run's folder; log each newer, damaged one.
 
     Returns
     -------
@@ -161,13 +158,7 @@ def remove_checkpoints(folder: Path) -> None:
 
 def has_remains(folder: Path) -> bool:
     """Whether there are training states or half-written files in a run's folder."""
-    return bool(_checkpoints(folder)) or any(folder.glob("*.partial-*"))
-
-
-def remove_leftovers(folder: Path) -> None:
-    """Remove half-written files that a killed process left in a run's folder."""
-    for path in folder.glob("*.partial-*"):
-        path.unlink(missing_ok=True)
+    return bool(_checkpoints(folder)) or any(map(is_leftover, folder.glob("*")))
 
 
 def _checkpoints(folder: Path) -> list[tuple[int, Path]]:

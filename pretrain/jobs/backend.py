@@ -1,4 +1,4 @@
-"""Starting TensorFlow without its start-up lines on the screen."""
+"""Start TensorFlow without its start-up lines on the screen."""
 
 from __future__ import annotations
 
@@ -10,17 +10,18 @@ from configs.paths import log_file
 
 
 def start_backend(log: Path, *, for_good: bool = False) -> None:
-    """Import TensorFlow and look for devices, with what its libraries say going to a file.
+    """Import TensorFlow and look for devices; messages of its libraries go to a file.
 
-    They write past Python to standard error, some twenty lines a process, which would hide
+    The libraries write some twenty lines a process straight to standard error, which would hide
     the one line that bad input gets.
 
     Parameters
     ----------
     log : Path
-        The file to add to.
+        The file to append to.
     for_good : bool
-        Leave standard error there, as in a worker, whose words reach the user by its parent.
+        Redirect standard error to the file from here on, as in a worker, whose parent reports its
+        errors.
 
     Raises
     ------
@@ -47,7 +48,7 @@ def start_backend(log: Path, *, for_good: bool = False) -> None:
 
 
 def missing_library(error: ImportError) -> InputError:
-    """Say how to install the libraries for training."""
+    """Make the error that says how to install the libraries for training."""
     return InputError(
         f"{error.name or 'TensorFlow'} is not installed; training and prediction need "
         "pip install -c constraints.txt -e '.[train]'"
@@ -55,5 +56,5 @@ def missing_library(error: ImportError) -> InputError:
 
 
 def backend_log(output: Path) -> Path:
-    """Where the words of TensorFlow's libraries go."""
+    """Path of the log of TensorFlow's libraries."""
     return log_file(output, "backend")

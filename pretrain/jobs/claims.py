@@ -1,9 +1,9 @@
-"""Claims: each run is one process's at a time, whatever processes and hosts share a folder.
+"""Claims: one process at a time works on a run, whatever processes and hosts share a folder.
 
-A claim is a file in the experiment's folder `claims`, which names the process and the host that
-have it and is touched ten times within the time after which it would expire. Others may take it
-over once that process is gone, where they can see that (on the same host), or once they have seen
-it untouched for that time on their own clock: what the clocks of hosts say is never compared.
+A claim is a file in the experiment's folder `claims`. It names the process and the host that hold
+it, and its holder touches it ten times within `claim_expires`. Another process takes it over once
+the holder is gone (which it sees on the same host only), or once the file stays untouched for
+`claim_expires` by its own clock; the clocks of two hosts are never compared.
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ from typing import Any
 
 import filelock
 
+from configs.atomic import remove_leftovers
 from configs.errors import InputError
 from configs.paths import claim_file
 from configs.schema import Experiment
-from pretrain.engine.saved_arrays import has_remains, remove_checkpoints, remove_leftovers
+from pretrain.engine.saved_arrays import has_remains, remove_checkpoints
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +44,7 @@ def _is_zombie(owner: Any) -> bool:
 
 
 class ClaimLost(Exception):
-    """Another process took a claim over while this one was suspended or cut off."""
+    """Another process took a claim over while its holder was suspended or cut off."""
 
 
 class Claim:
@@ -54,7 +55,7 @@ class Claim:
     experiment : Experiment
         Its `output` and `claim_expires`.
     name : str
-        What is claimed, such as `pretrain/base/p1`.
+        The claimed run or step, such as `pretrain/base/p1`.
     """
 
     def __init__(self, experiment: Experiment, name: str) -> None:
@@ -66,12 +67,12 @@ class Claim:
         )
 
     def take(self) -> bool:
-        """Take the claim if nobody has it, or if its owner's time is over.
+        """Take the claim if no process holds it, or if it has expired; whether that worked.
 
         Raises
         ------
         InputError
-            If another process has the claim for another time.
+            If another process holds the claim with another `claim_expires`.
         """
         self.path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -92,27 +93,27 @@ class Claim:
     def _remove_zombie(self) -> bool:
         """Remove the claim of a killed process that its parent has not waited for.
 
-        To filelock it is alive; where nobody waits for orphans, as in many containers, it would
-        be so for as long as the claim lasts.
+        filelock takes such a process to be alive. In many containers nobody waits for orphans, and
+        its claim would be kept until it expires.
         """
-        judged = self._lease.owner
-        if judged is None or not _is_zombie(judged):
+        owner = self._lease.owner
+        if owner is None or not _is_zombie(owner):
             return False
-        aside = self.path.with_name(f"{self.path.name}.zombie-{secrets.token_hex(6)}")
+        moved = self.path.with_name(f"{self.path.name}.zombie-{secrets.token_hex(6)}")
         try:
-            self.path.rename(aside)
-            if filelock.SoftFileLease(aside).owner != judged:
+            self.path.rename(moved)
+            if filelock.SoftFileLease(moved).owner != owner:
                 # Another process was faster, and this is its claim.
-                self.path.hardlink_to(aside)
+                self.path.hardlink_to(moved)
                 return False
         except OSError:
             return False
         finally:
-            aside.unlink(missing_ok=True)
+            moved.unlink(missing_ok=True)
         return True
 
     def check(self) -> None:
-        """Make sure that the claim is still this process's.
+        """Check that this process still holds the claim.
 
         Raises
         ------
@@ -123,26 +124,26 @@ class Claim:
             raise ClaimLost(str(self.path))
 
     def give_back(self) -> None:
-        """Let others take the claim."""
+        """Release the claim."""
         self._lease.release()
 
     def clear(self) -> None:
-        """Remove the claim if its owner's time is over."""
+        """Remove the claim if it has expired."""
         if self.path.exists() and self.take():
             self.give_back()
 
     @property
     def owner(self) -> str:
-        """Who has the claim, in words."""
+        """The holder of the claim, for messages."""
         owner = self._lease.owner
         return "another process" if owner is None else f"process {owner.pid} on {owner.hostname}"
 
 
 @contextmanager
 def claimed(experiment: Experiment, name: str) -> Iterator[None]:
-    """Hold a claim, after waiting for it if another process has it; the log names that process.
+    """Hold a claim, waiting while another process holds it, which the log names.
 
-    For what must be there before runs are shared out, such as the vocabulary.
+    For steps that come before runs are shared out, such as making the vocabulary.
     """
     claim = Claim(experiment, name)
     awaited = None
@@ -158,16 +159,9 @@ def claimed(experiment: Experiment, name: str) -> Iterator[None]:
 
 
 def tidy_run(experiment: Experiment, folder: Path, name: str) -> None:
-    """Remove what is left in the folder of a finished run whose process was killed just then.
+    """Remove checkpoints and half-written files of a finished run (its folder, its claim's name).
 
-    Parameters
-    ----------
-    experiment : Experiment
-        The whole experiment.
-    folder : Path
-        The run's folder.
-    name : str
-        Name of its claim.
+    They stay where the process was killed between finishing the run and removing them.
     """
     claim = Claim(experiment, name)
     if (claim.path.exists() or has_remains(folder)) and claim.take():

@@ -1,4 +1,4 @@
-"""What the commands of the three training stages share: log, backend, devices, plans."""
+"""Running and planning a training stage from its command: log, backend, devices, options."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ PlanStage = Callable[[Experiment, int, str], "Plan"]
 
 
 class _KeptLog(logging.FileHandler):
-    """A log file; on a full disk its lines are lost, and the command says what else is."""
+    """A log file whose lines are lost without an error where the disk is full."""
 
     def handleError(self, record: logging.LogRecord) -> None:
         pass
 
 
 def log_to(folder: Path, stage: str) -> None:
-    """Say what is done on standard error, and keep it in the experiment's `logs/STAGE.log`."""
+    """Log to standard error and to the experiment's `logs/STAGE.log`."""
     target = log_file(folder, stage)
     target.parent.mkdir(parents=True, exist_ok=True)
     root = logging.getLogger()
@@ -47,7 +47,7 @@ def log_to(folder: Path, stage: str) -> None:
     root.addHandler(kept)
     shown = logging.StreamHandler(sys.stderr)
     shown.setFormatter(logging.Formatter("%(message)s"))
-    # One line a run goes to the file only: on the screen there is the progress bar.
+    # The line of each run goes to the file only: the screen has the progress bar.
     shown.setLevel(logging.INFO)
     root.addHandler(shown)
     for package in ("pretrain", "finetune", "predict"):
@@ -62,24 +62,24 @@ def run_stage(
     workers: int | None,
     load: Callable[[], Callable[[Experiment, int], None]],
 ) -> None:
-    """Run one stage of an experiment: its folder, its log, TensorFlow, and then the work.
+    """Run one stage of an experiment: prepare folder and log, start TensorFlow, do the work.
 
     Parameters
     ----------
     stage : str
-        What the stage is called in the log.
+        Name of the stage in the log.
     config : Path
         The experiment.
     workers : int or None
         Processes; None for the default.
     load : callable
-        Imports the work and returns it. The work imports TensorFlow, so bad input that needs
-        none of it is told before.
+        Imports the function that does the work, and returns it. Its module imports TensorFlow,
+        which takes seconds; a bad configuration is reported before.
 
     Raises
     ------
     InputError
-        As the work does, or if the experiment cannot be used.
+        If the experiment cannot be used, if there is no space left, or as the work does.
     """
     try:
         _run_stage(stage, config, workers, load)
@@ -108,16 +108,14 @@ def _run_stage(
 
     present = devices_present()
     by_default = present.processes(devices_per_run())
-    # In the file only: on the screen, bad input that the work finds gets one line.
+    # To the file only: on the screen, bad input is to get one line.
     logger.debug("devices: %s", present.describe(devices_per_run(), workers or by_default))
     work(experiment, workers or by_default)
     logger.info("%s: done, %.0f s in all", stage, time.monotonic() - begun)
 
 
 def show_plans(config: Path, workers: int | None, load: Callable[[], Sequence[PlanStage]]) -> float:
-    """Print what stages of an experiment would do, and what that costs.
-
-    Nothing is written to the experiment's folder.
+    """Print the plans of some stages of an experiment; nothing is written to its folder.
 
     Parameters
     ----------
@@ -126,17 +124,17 @@ def show_plans(config: Path, workers: int | None, load: Callable[[], Sequence[Pl
     workers : int or None
         Processes; None for the default.
     load : callable
-        Imports the functions that plan a stage each, and returns them.
+        Imports the functions that plan one stage each, and returns them.
 
     Returns
     -------
     float
-        Hours of all the stages together.
+        Hours of all stages together.
 
     Raises
     ------
     InputError
-        If the experiment cannot be used, or its folder holds another.
+        If the experiment cannot be used, or its folder holds another experiment.
     """
     experiment = load_experiment(config)
     if experiment.output.exists():
@@ -165,7 +163,7 @@ workers_option = click.option(
     "--workers",
     type=click.IntRange(min=1),
     default=None,
-    help="Processes to share the runs out among; by default one a GPU, or one a core without.",
+    help="Processes that share the runs; by default one for each GPU, or without GPUs each core.",
 )
 
 
@@ -180,14 +178,13 @@ devices_option = click.option(
     default=None,
     expose_value=False,
     callback=_set_devices_per_run,
-    help=f"GPUs among which each batch is shared out; 1 by default, or ${PER_RUN}. Without GPUs, "
-    "parts of the CPU, to try it. A TPU is always used whole.",
+    help=f"GPUs that share each batch; 1 by default, or ${PER_RUN}. Without GPUs, parts of the "
+    "CPU, to try it out. A TPU is always used whole.",
 )
-
 
 plan_option = click.option(
     "--plan",
     "only_plan",
     is_flag=True,
-    help="Only print what would run, and what it costs on the devices present.",
+    help="Only print which runs are missing, and what they would cost on the devices present.",
 )

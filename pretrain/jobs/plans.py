@@ -1,4 +1,4 @@
-"""What a stage would do: its runs, and what they cost in tokens, operations, hours and disk."""
+"""The plan of a stage: its runs, and their cost in tokens, operations, hours and disk space."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from tabulate import tabulate
 PAPER_PRETRAINING_HOURS = 3840
 PAPER_FINETUNING_HOURS = 1200
 FLOAT32 = 4
-ALIGN = ["left"] + ["right"] * 8
 
 
 @dataclass(frozen=True)
@@ -21,9 +20,9 @@ class PlannedRuns:
     Attributes
     ----------
     what : str
-        Their size, with the task where there is one.
+        Their size, and their task where there is one.
     done, missing : int
-        Runs that are done, and that are still to do.
+        Number of runs that are done, and of those still to do.
     steps : int
         Optimizer steps of one run (batches, where nothing is trained).
     tokens, operations : float
@@ -51,14 +50,13 @@ class PlannedRuns:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a stage would do.
+    """The runs of a stage, and who would do them.
 
     Attributes
     ----------
     stage : str
         `pretraining`, `finetuning` or `predicting`.
     runs : tuple of PlannedRuns
-        What it would do.
     workers : int
         Processes that share the runs.
     devices : str
@@ -85,13 +83,7 @@ class Plan:
 
 
 def show_plan(plan: Plan) -> str:
-    """Lay a plan out as a table of its runs, and what they cost together.
-
-    Returns
-    -------
-    str
-        Several lines. Tokens, operations and bytes are those of all missing runs.
-    """
+    """Print a plan as a table with a row of totals; tokens to bytes are those of missing runs."""
     rows = [
         [
             runs.what,
@@ -127,7 +119,7 @@ def show_plan(plan: Plan) -> str:
 
 
 def compare_with_paper(plans: Sequence[Plan]) -> str:
-    """Say what the whole plan takes, beside what the paper's experiment took (Appendix A)."""
+    """State the hours of all plans beside those of the paper's experiment (Appendix A)."""
     hours = sum(plan.hours for plan in plans)
     stages = " and ".join(plan.stage for plan in plans)
     return (

@@ -16,17 +16,7 @@ _MOST_NAMED = 5
 
 @dataclass(frozen=True)
 class SharedItem:
-    """One item to work on.
-
-    Attributes
-    ----------
-    item : object
-        What the work is given.
-    claim : str
-        Name of its claim.
-    steps : int
-        Steps of its work, for the progress bar.
-    """
+    """One item to work on, the name of its claim, and its steps for the progress bar."""
 
     item: Any
     claim: str
@@ -34,17 +24,17 @@ class SharedItem:
 
 
 class Progress:
-    """One progress bar over all items, and the lines in the log that go with it.
+    """One progress bar over all items, and the lines of the log that go with it.
 
-    Its public methods, but for `close`, are the messages that workers send: each is called with
-    the arguments that a worker gives.
+    Its public methods, but for `close`, are the messages that workers send, with the arguments
+    that they send.
 
     Parameters
     ----------
     items : sequence of SharedItem
-        What is worked on; workers name an item by its index.
+        Workers name an item by its index in this sequence.
     label, unit : str
-        What the bar is called, and one step.
+        Names of the bar and of a step.
     """
 
     def __init__(self, items: Sequence[SharedItem], label: str, unit: str) -> None:
@@ -78,7 +68,7 @@ class Progress:
         self.advanced(index, self.items[index].steps)
 
     def done(self, index: int, line: str) -> None:
-        """Note that one of these workers did an item, and what it did."""
+        """Note that one of these workers did an item, and log its line."""
         self.done_here += 1
         self.settled(index)
         logger.debug("%s", line)
@@ -98,7 +88,7 @@ class Progress:
         logger.info("%s: %s was taken over by another command", self.label, self.items[index].claim)
 
     def waiting(self, owners: dict[int, str]) -> None:
-        """Log once which items others work on, when these workers have nothing else to do."""
+        """Log once which items other commands work on, if these workers have nothing else to do."""
         if self._under_way:
             return
         awaited = [f"{self.items[index].claim} ({owner})" for index, owner in owners.items()]
@@ -106,7 +96,7 @@ class Progress:
             self._awaited = awaited
             more = len(awaited) - _MOST_NAMED
             logger.info(
-                "%s: waiting for what other commands do: %s%s",
+                "%s: waiting for other commands: %s%s",
                 self.label,
                 ", ".join(awaited[:_MOST_NAMED]),
                 f" and {more} more" if more > 0 else "",

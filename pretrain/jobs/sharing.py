@@ -41,44 +41,42 @@ def share_out(
     label: str,
     unit: str = "step",
 ) -> None:
-    """Do `work` on every item, in the order given, by several processes at a time.
+    """Do `work` on every item, in the order given, in several processes at a time.
 
-    Commands that share the experiment's folder, on whatever hosts, share the work: each item is
-    claimed by the worker that does it, and all commands return when all items are done.
+    Commands that share the experiment's folder, on whatever hosts, share the work: the worker that
+    does an item claims it, and all commands return when all items are done.
 
-    What an item yields does not depend on the number of workers or on who does it: each
-    worker computes on one core, because TensorFlow's sums depend on the number of threads.
+    The result of an item does not depend on the number of workers or on which of them does it:
+    each worker computes on one core, because TensorFlow's sums depend on the number of threads.
 
     Parameters
     ----------
     work : callable
-        From the session, an item and a function that reports steps done, to a line that says
-        what was done. A function of a module.
+        Takes the session, an item and a function that it calls with the steps done; returns a
+        line that says what was done. A function of a module, so that it can be pickled.
     open_session : callable
-        Makes, once in each worker, what it keeps between items; from the experiment. A class or
+        Takes the experiment; returns the session: what a worker keeps between items. A class or
         function of a module.
     experiment : Experiment
         The whole experiment.
     items : sequence
-        What to work on; picklable.
+        The items; picklable.
     is_done : callable
-        Whether an item needs no more work, by what is on disk. A function of a module.
+        Whether an item is done, according to its files. A function of a module.
     claim : callable
         Name of an item's claim, such as `pretrain/base/p1`.
     steps : callable
         Steps of an item.
     workers : int
         Processes; 1 works in a single child process.
-    label : str
-        What the progress bar is called.
-    unit : str
-        What a step is called.
+    label, unit : str
+        Names of the progress bar and of a step.
 
     Raises
     ------
     InputError
-        What `work` raised, if a worker died, or if there is no space left; after all other
-        items, if `work` raised `Diverged` for some.
+        If `work` does, if a worker dies, or if there is no space left; after all other items, if
+        `work` raised `Diverged` for some.
     """
     if not items:
         return
@@ -143,11 +141,11 @@ def _work_through(
     shared: Sequence[SharedItem],
     send: Send,
 ) -> None:
-    """Do every item that nobody else does or has done, and wait until all are done."""
+    """Do every item that no other worker does or has done, and wait until all are done."""
     claims = [Claim(experiment, item.claim) for item in shared]
 
     def settle(index: int) -> bool:
-        """Do an item if its claim is free; whether the item is settled now."""
+        """Do an item if its claim is free; return whether the item needs no more work."""
         item, claim = shared[index].item, claims[index]
         if is_done(experiment, item):
             send(("settled", (index,)))
@@ -161,7 +159,7 @@ def _work_through(
             send(("advanced", (index, steps)))
 
         try:
-            if is_done(experiment, item):  # by another, since the look before
+            if is_done(experiment, item):  # by another process, since the check above
                 send(("settled", (index,)))
             else:
                 send(("done", (index, work(session, item, advance))))

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from configs.atomic import write_text
+from configs.reading import read_json
 from configs.schema import Experiment, Size
 from pretrain.engine.devices import training_strategy
-from pretrain.jobs.sharing import Work, share_out
+from pretrain.jobs.sharing import Advance, Work, share_out
 
 TIMED_STEPS = 3
 TIMED_SECONDS = 0.5
@@ -59,21 +60,21 @@ class TimingSession:
 
     @cached_property
     def strategy(self) -> Any:
-        """How training shares out batches; see `pretrain.engine.devices.training_strategy`."""
+        """How batches are shared among devices; see `pretrain.engine.devices.training_strategy`."""
         return training_strategy()
 
 
 def seconds_per_step(step: Callable[[int], None], rows: int, least_rows: int = 1) -> float:
-    """Time steps of so many rows.
+    """Time steps of a number of rows.
 
     Parameters
     ----------
     step : callable
         Takes one step of as many rows as it is given.
     rows : int
-        Rows of the steps whose time is wanted; a multiple of `least_rows`.
+        Rows of a step; a multiple of `least_rows`.
     least_rows : int
-        A step can be taken of a multiple of so many rows.
+        The number of rows of any step must be a multiple of this.
 
     Returns
     -------
@@ -107,12 +108,12 @@ def time_sizes(
     labels: int = 0,
     label: str,
 ) -> dict[str, float]:
-    """Time a step of each size in a worker process, as the runs themselves are worked on.
+    """Time a step of each size in a worker process, in which the runs would be trained as well.
 
     Parameters
     ----------
     work : callable
-        Times one `Timing` and writes the seconds to its `result` by `keep_seconds`.
+        Times one `Timing` by `time_steps`.
     experiment : Experiment
         The whole experiment; nothing is written to its folder.
     sizes : sequence of Size
@@ -148,7 +149,9 @@ def time_sizes(
             label=label,
             unit="size",
         )
-        return {item.size: float(json.loads(item.result.read_text())) for item in items}
+        return {
+            item.size: float(read_json(item.result, "run the same command again")) for item in items
+        }
 
 
 def is_timed(experiment: Experiment, timing: Timing) -> bool:
@@ -156,6 +159,17 @@ def is_timed(experiment: Experiment, timing: Timing) -> bool:
     return timing.result.is_file()
 
 
-def keep_seconds(timing: Timing, seconds: float) -> None:
-    """Write the result of a timing."""
+def time_steps(
+    timing: Timing, step: Callable[[int], None], advance: Advance, least_rows: int = 1
+) -> str:
+    """Time steps by `seconds_per_step`, and write the result.
+
+    Returns
+    -------
+    str
+        What was timed, with the seconds.
+    """
+    seconds = seconds_per_step(step, timing.rows, least_rows)
     write_text(timing.result, json.dumps(seconds))
+    advance(1)
+    return f"timed {timing.size}: {seconds:.4g} s a step of {timing.rows} rows"

@@ -2,9 +2,24 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
+from analysis.bootstrap.bounds import resample_pairs
+from analysis.bootstrap.confidence_bound import ConfidenceBound, pair_confidence_bounds
 from analysis.bootstrap.draws import Resampling
-from scripts.calibration import Scenario, bound_of_counts, calibrate, interval_coverage, simulate
+from analysis.statistics.counts import Counts
+from scripts.calibration import Scenario, calibrate, interval_coverage, simulate
+
+
+def bound_decay(
+    smaller: NDArray[np.uint8], larger: NDArray[np.uint8], replicates: int
+) -> ConfidenceBound:
+    seeds = smaller.shape[1]
+    counts = Counts(("smaller", "larger"), (tuple(range(seeds)),) * 2, (smaller, larger), runs=1)
+    resampling = Resampling(replicates, 0)
+    resampled = resample_pairs(counts, (0, 1), seeds, resampling)
+    decay, _ = pair_confidence_bounds(counts, seeds, resampled, resampling)[0, 1]
+    return decay
 
 
 @pytest.mark.slow
@@ -22,28 +37,28 @@ from scripts.calibration import Scenario, bound_of_counts, calibrate, interval_c
     ids=lambda scenario: scenario.name,
 )
 def test_the_lower_bound_holds_in_simulations(scenario: Scenario) -> None:
-    found = calibrate(scenario, simulations=120, replicates=100, seed=1)
+    calibration = calibrate(scenario, simulations=120, replicates=100, seed=1)
     # 4.5 standard errors below 95%.
-    assert found.coverage >= 0.95 - 4.5 * (0.95 * 0.05 / 120) ** 0.5
-    assert found.lower <= found.bound + 1e-12
+    assert calibration.coverage >= 0.95 - 4.5 * (0.95 * 0.05 / 120) ** 0.5
+    assert calibration.lower <= calibration.bound + 1e-12
 
 
 def test_the_published_bound_on_runs_fails_in_the_counter_example() -> None:
-    found = calibrate(
+    calibration = calibrate(
         Scenario("counter-example", 4, 5, all_or_none=True), simulations=40, replicates=50, seed=2
     )
-    assert found.decaying == 0.0
-    assert found.bound > 0.05
-    assert found.bound_above == 1.0
-    assert found.coverage > 0.9
+    assert calibration.decaying == 0.0
+    assert calibration.bound > 0.05
+    assert calibration.bound_above == 1.0
+    assert calibration.coverage > 0.9
 
 
 def test_a_clear_decay_is_claimed() -> None:
     scenario = Scenario("many decay", 10, decaying=0.3, improving=0.5, instances=2000)
     smaller, larger, truth = simulate(scenario, np.random.default_rng(0))
-    lower, gaps = bound_of_counts(smaller, larger, 1, Resampling(200, 0))
+    decay = bound_decay(smaller, larger, 200)
     assert truth == pytest.approx(0.3)
-    assert 0.5 * gaps.max() < lower < gaps.max() < truth
+    assert 0.5 * decay.expected.max() < decay.lower < decay.expected.max() < truth
 
 
 def test_simulated_sizes_have_the_decay_that_they_claim() -> None:
@@ -62,8 +77,8 @@ def test_simulated_sizes_have_the_decay_that_they_claim() -> None:
 def test_no_variation_leaves_the_bound_as_it_is() -> None:
     smaller = np.ones((10, 4), dtype=np.uint8)
     larger = np.array([[0] * 4] * 3 + [[1] * 4] * 7, dtype=np.uint8)
-    assert bound_of_counts(smaller, larger, 1, Resampling(50, 0))[0] == pytest.approx(0.3)
-    assert bound_of_counts(larger, larger, 1, Resampling(50, 0))[0] == 0.0
+    assert bound_decay(smaller, larger, 50).lower == pytest.approx(0.3)
+    assert bound_decay(larger, larger, 50).lower == 0.0
 
 
 def test_intervals_of_the_differences_hold_with_ten_seeds_and_not_with_two() -> None:

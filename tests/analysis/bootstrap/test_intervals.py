@@ -7,13 +7,13 @@ from analysis.bootstrap.draws import draw_indices, weights_of
 from analysis.bootstrap.intervals import interval, repeated_draws, spread
 from analysis.bootstrap.variances import (
     count_moments,
-    draw_moments,
     resample_decomposition,
     resample_differences,
     resample_std_accuracy,
 )
 from analysis.statistics.seed_differences import seed_differences, std_accuracy
 from analysis.statistics.variance import decompose
+from tests.analysis.moments import draw_moments
 
 
 def test_the_effect_of_repeated_seeds_is_removed() -> None:

@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 import analysis.predictions.reading
 import analysis.predictions.size
 from analysis.bootstrap.draws import Bootstrap
-from analysis.bootstrap.variances import draw_moments
 from analysis.predictions.reading import read_task
 from analysis.predictions.split import SizeSums, SplitPredictions, TaskPredictions
 from analysis.statistics.variance import decompose
 from analysis.statistics.variance_given_bias import bin_variances
 from configs.errors import InputError
 from predict.tensor.opening import open_store
+from tests.analysis.moments import draw_moments
 from tests.analysis.simulation import simulate_probability, write_store
 
 
@@ -258,6 +258,26 @@ def test_chunks_of_any_shape_give_the_same(tmp_path: Path, chunks: tuple[int, ..
     other = tmp_path / "other.zarr"
     dataset.to_zarr(other, zarr_format=3, consolidated=False)
     assert_same(read(path), read(other))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -0.5, 1.5])
+def test_values_that_are_no_probabilities_are_refused(tmp_path: Path, value: float) -> None:
+    unfinished = [("mini", 2, 1)]
+    dataset = open_store(
+        write_store(tmp_path / "inference.zarr", two_sizes(), unfinished=unfinished)
+    ).load()
+    for name in dataset.variables:
+        dataset[name].encoding.clear()
+    # A run that is not finished may hold anything.
+    dataset["probability"][0, :, 1, 0] = value
+    dataset.to_zarr(tmp_path / "unfinished.zarr", zarr_format=3, consolidated=False)
+    read(tmp_path / "unfinished.zarr")
+    dataset["probability"][1, 7, 3, 2, 0] = value
+    other = tmp_path / "other.zarr"
+    dataset.to_zarr(other, zarr_format=3, consolidated=False)
+    message = r"other.zarr: `probability` of size large holds a value that is not between 0 and 1"
+    with pytest.raises(InputError, match=message):
+        read(other)
 
 
 @pytest.mark.slow
