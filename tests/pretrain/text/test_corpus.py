@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 from configs.errors import InputError
-from configs.schema import World
+from configs.schema import Experiment, World
 from pretrain.batches.sentence_pairs import draw_pairs
 from pretrain.text.corpus import (
     Corpus,
@@ -197,7 +198,8 @@ def test_tokens_are_those_of_the_tokenizer(
 TOKENIZE = """
 import sys
 from pathlib import Path
-from configs.schema import World
+from typing import Any
+from configs.schema import Experiment, World
 from pretrain.text.corpus import tokenize_corpus
 from pretrain.text.wordpiece import SPECIAL_TOKENS, build_tokenizer
 from pretrain.text.world import corpus_rows
@@ -350,9 +352,11 @@ def test_the_stage_refuses_damaged_inputs_before_it_shares_runs_out(
     import pretrain.stage
 
     shared: list[int] = []
-    monkeypatch.setattr(
-        pretrain.stage, "share_out", lambda work, experiment, items, **_: shared.append(len(items))
-    )
+
+    def share_out(work: Any, session: Any, experiment: Experiment, items: list, **_: Any) -> None:
+        shared.append(len(items))
+
+    monkeypatch.setattr(pretrain.stage, "share_out", share_out)
     experiment = small_experiment(tmp_path / "out")
     pretrain.stage.pretrain_experiment(experiment, 1)
     assert shared == [4]
