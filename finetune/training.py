@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,20 +12,20 @@ from numpy.typing import NDArray
 from configs.atomic import remove_leftovers
 from configs.paths import encoder_file, vocabulary_file
 from configs.schema import Experiment, Task
-from finetune.classifier import build_classifier, classification_loss, classification_totals
-from finetune.inference import Predictor
 from finetune.order import EpochOrder
 from finetune.preparation import INPUTS, Prepared, prepared_for
 from finetune.runs import FinetuningRun, total_steps
 from pretrain.engine.devices import strategy_scope, training_strategy
 from pretrain.engine.divergence import Watch
-from pretrain.engine.engine import Engine
 from pretrain.engine.loss_curves import open_recorder
-from pretrain.engine.optimizer import BertAdam
 from pretrain.engine.runs import Batch, Run, run_seeds
 from pretrain.engine.saved_arrays import Arrays, read_arrays
 from pretrain.jobs.sharing import Advance
 from pretrain.text.wordpiece import read_vocabulary
+
+if TYPE_CHECKING:
+    from finetune.inference import Predictor
+    from pretrain.engine.engine import Engine
 
 
 def build_finetuning_engine(
@@ -53,6 +53,11 @@ def build_finetuning_engine(
     strategy : tf.distribute.Strategy, optional
         See `pretrain.engine.devices.training_strategy`; by default one device.
     """
+    # Only workers build engines: a command starts without TensorFlow.
+    from finetune.classifier import build_classifier, classification_loss, classification_totals
+    from pretrain.engine.engine import Engine
+    from pretrain.engine.optimizer import BertAdam
+
     settings = experiment.finetuning
     with strategy_scope(strategy):
         model = build_classifier(
@@ -124,6 +129,8 @@ class FinetuningSession:
 
     def predictor(self, engine: Engine) -> Predictor:
         """Return what predicts with the weights that the last engine has."""
+        from finetune.inference import Predictor
+
         if self._predictor is None or self._predictor.model is not engine.model:
             self._predictor = Predictor(engine.model)
         return self._predictor

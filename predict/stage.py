@@ -6,6 +6,7 @@ import importlib.metadata
 import logging
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -19,19 +20,19 @@ from configs.paths import (
     vocabulary_file,
 )
 from configs.schema import Experiment, Task
-from finetune.classifier import build_classifier
-from finetune.inference import Predictor
 from finetune.preparation import INPUTS, Prepared, evaluation_frame, is_prepared, prepared_for
 from predict.tensor.creating import create_store
 from predict.tensor.specification import TensorSpecification
 from predict.tensor.writing import are_finished, finish_runs, finished_runs, write_run
 from pretrain.encoders import largest_first
 from pretrain.engine.divergence import has_diverged, log_skipped_runs
-from pretrain.engine.engine import assign_weights
 from pretrain.engine.saved_arrays import read_arrays
 from pretrain.jobs.claims import claimed
 from pretrain.jobs.sharing import Advance, share_out
 from pretrain.text.wordpiece import read_vocabulary
+
+if TYPE_CHECKING:
+    from finetune.inference import Predictor
 
 logger = logging.getLogger(__name__)
 
@@ -205,6 +206,10 @@ class PredictionSession:
 
     def predictor(self, task: str, size: str) -> Predictor:
         """Return the classifier of a size on a task, with whatever weights it has."""
+        # Only workers build classifiers: a command starts without TensorFlow.
+        from finetune.classifier import build_classifier
+        from finetune.inference import Predictor
+
         key = (task, size)
         if self._predictor is None or self._predictor[0] != key:
             self._predictor = None  # before the next one takes its memory
@@ -230,6 +235,8 @@ def predict_item(session: PredictionSession, item: PredictionItem, advance: Adva
     str
         What was done, with the mean accuracy at the last of the epochs.
     """
+    from pretrain.engine.engine import assign_weights
+
     experiment = session.experiment
     task = experiment.task(item.task)
     store = store_path(experiment.output, item.task)

@@ -4,14 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from configs.schema import Experiment
-
-if TYPE_CHECKING:
-    pass
 from pretrain.jobs.frame import (
     PlanStage,
     devices_option,

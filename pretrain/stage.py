@@ -9,6 +9,7 @@ from configs.paths import encoder_file, run_folder
 from configs.schema import Checkpoints, Experiment
 from pretrain.encoders import import_encoders, largest_first
 from pretrain.engine.divergence import has_diverged, log_skipped_runs
+from pretrain.jobs.backend import backend_log, start_backend
 from pretrain.jobs.claims import claimed, tidy_run
 from pretrain.jobs.sharing import share_out
 from pretrain.preparation import check_prepared, prepare_corpus, prepare_vocabulary
@@ -35,6 +36,8 @@ def pretrain_experiment(experiment: Experiment, workers: int) -> None:
     """
     output = prepare_folder(experiment)
     if isinstance(experiment.pretraining, Checkpoints):
+        # Its reader of Google's checkpoints is part of TensorFlow.
+        start_backend(backend_log(output))
         with claimed(experiment, "pretrain/import"):
             import_encoders(experiment, experiment.pretraining)
         return

@@ -5,23 +5,23 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from configs.atomic import remove_leftovers
 from configs.paths import corpus_folder, encoder_file, run_folder, vocabulary_file
 from configs.schema import Experiment, Size
 from pretrain.batches.pair_batches import PairBatches
-from pretrain.bert.encoder import build_pretraining_model, pretraining_loss, pretraining_totals
 from pretrain.engine.devices import strategy_scope, training_strategy
 from pretrain.engine.divergence import Watch
-from pretrain.engine.engine import Engine
 from pretrain.engine.loss_curves import open_recorder
-from pretrain.engine.optimizer import BertAdam
 from pretrain.engine.runs import Run, run_seeds
 from pretrain.engine.saved_arrays import Arrays, write_arrays
 from pretrain.jobs.sharing import Advance
 from pretrain.text.corpus import open_corpus
 from pretrain.text.wordpiece import read_vocabulary
+
+if TYPE_CHECKING:
+    from pretrain.engine.engine import Engine
 
 
 def build_pretraining_engine(
@@ -40,6 +40,11 @@ def build_pretraining_engine(
     strategy : tf.distribute.Strategy, optional
         See `pretrain.engine.devices.training_strategy`; by default one device.
     """
+    # Only workers build engines: a command starts without TensorFlow.
+    from pretrain.bert.encoder import build_pretraining_model, pretraining_loss, pretraining_totals
+    from pretrain.engine.engine import Engine
+    from pretrain.engine.optimizer import BertAdam
+
     settings = experiment.recipe
     with strategy_scope(strategy):
         model = build_pretraining_model(

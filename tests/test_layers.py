@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 import tomllib
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -83,3 +85,11 @@ def test_every_folder_is_installed_with_its_files() -> None:
             path for path in folder.iterdir() if path.suffix in (".yaml", ".csv", ".html", ".md")
         }
         assert listed == data, name
+
+
+def test_commands_start_without_tensorflow() -> None:
+    # A TPU belongs to the process that imports it first, which must be a worker.
+    names = [f"{stage}.{name}" for stage in STAGES[1:4] for name in ("command", "stage", "plan")]
+    code = f"import sys, {', '.join(names)}; print({{'tensorflow', 'keras'}} & set(sys.modules))"
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert result.stdout == "set()\n", result.stderr

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from pathlib import Path
 
 from configs.errors import InputError
 from configs.paths import log_file
+from configs.processes import Send, messages_from
+from pretrain.engine.devices import Devices, devices_present
 
 
 def start_backend(log: Path, *, for_good: bool = False) -> None:
@@ -45,6 +48,42 @@ def start_backend(log: Path, *, for_good: bool = False) -> None:
         if not for_good:
             os.dup2(shown, 2)
         os.close(shown)
+
+
+def require_libraries() -> None:
+    """Check that the libraries for training are installed, without importing them.
+
+    Raises
+    ------
+    InputError
+        If one of them is not.
+    """
+    for name in ("tensorflow", "keras_hub"):
+        if importlib.util.find_spec(name) is None:
+            raise missing_library(ImportError(name=name))
+
+
+def devices_of_workers(log: Path) -> Devices:
+    """Look for devices in a worker process, as whatever process finds a TPU also takes it.
+
+    Parameters
+    ----------
+    log : Path
+        The file for the messages of TensorFlow's libraries.
+
+    Raises
+    ------
+    InputError
+        If the libraries for training are not installed.
+    """
+    (devices,) = messages_from(_send_devices, [(log,)], name="looking for devices")
+    assert isinstance(devices, Devices)
+    return devices
+
+
+def _send_devices(send: Send, log: Path) -> None:
+    start_backend(log, for_good=True)
+    send(devices_present())
 
 
 def missing_library(error: ImportError) -> InputError:

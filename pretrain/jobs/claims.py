@@ -9,6 +9,7 @@ the holder is gone (which it sees on the same host only), or once the file stays
 from __future__ import annotations
 
 import logging
+import os
 import secrets
 import socket
 import time
@@ -28,6 +29,9 @@ from pretrain.engine.saved_arrays import has_remains, remove_checkpoints
 logger = logging.getLogger(__name__)
 
 SECONDS_BETWEEN_LOOKS = 1.0
+
+SECONDS_EMPTY = 5.0
+"""How long a claim may be empty: between making the file and writing to it lie microseconds."""
 
 
 def _is_zombie(owner: Any) -> bool:
@@ -65,6 +69,7 @@ class Claim:
             lease_duration=experiment.claim_expires,
             heartbeat_interval=experiment.claim_expires / 10,
         )
+        self._empty: tuple[tuple[int, int], float] | None = None
 
     def take(self) -> bool:
         """Take the claim if no process holds it, or if it has expired; whether that worked.
@@ -79,7 +84,7 @@ class Claim:
             try:
                 self._lease.acquire(blocking=False)
             except filelock.Timeout:
-                if not self._remove_zombie():
+                if not self._remove_abandoned():
                     return False
                 self._lease.acquire(blocking=False)
         except filelock.Timeout:
@@ -90,20 +95,21 @@ class Claim:
             ) from error
         return True
 
-    def _remove_zombie(self) -> bool:
-        """Remove the claim of a killed process that its parent has not waited for.
+    def _remove_abandoned(self) -> bool:
+        """Remove the claim of a killed process that filelock takes to be alive.
 
-        filelock takes such a process to be alive. In many containers nobody waits for orphans, and
-        its claim would be kept until it expires.
+        That is a process that its parent has not waited for (in many containers nobody waits for
+        orphans, and its claim would be kept until it expires), and a process that was killed
+        before it wrote its name into the file, whose claim would be kept for ever.
         """
         owner = self._lease.owner
-        if owner is None or not _is_zombie(owner):
+        if not (self._is_empty_for_long() if owner is None else _is_zombie(owner)):
             return False
-        moved = self.path.with_name(f"{self.path.name}.zombie-{secrets.token_hex(6)}")
+        moved = self.path.with_name(f"{self.path.name}.abandoned-{secrets.token_hex(6)}")
         try:
             self.path.rename(moved)
             if filelock.SoftFileLease(moved).owner != owner:
-                # Another process was faster, and this is its claim.
+                # Another process was faster, and this is its claim; or its owner lives.
                 self.path.hardlink_to(moved)
                 return False
         except OSError:
@@ -111,6 +117,21 @@ class Claim:
         finally:
             moved.unlink(missing_ok=True)
         return True
+
+    def _is_empty_for_long(self) -> bool:
+        try:
+            # Opening the file asks the server of a network folder for its current state.
+            with self.path.open("rb") as file:
+                if file.read(1):
+                    self._empty = None
+                    return False
+                status = os.fstat(file.fileno())
+        except OSError:
+            return False
+        key, now = (status.st_ino, status.st_ctime_ns), time.monotonic()
+        if self._empty is None or self._empty[0] != key:
+            self._empty = key, now
+        return now - self._empty[1] >= SECONDS_EMPTY
 
     def check(self) -> None:
         """Check that this process still holds the claim.

@@ -18,8 +18,8 @@ from configs.folder import prepare_folder
 from configs.loading import load_experiment
 from configs.paths import log_file
 from configs.schema import Experiment
-from pretrain.engine.devices import PER_RUN, devices_per_run, devices_present
-from pretrain.jobs.backend import backend_log, start_backend
+from pretrain.engine.devices import PER_RUN, devices_per_run
+from pretrain.jobs.backend import backend_log, devices_of_workers, require_libraries
 
 if TYPE_CHECKING:
     from pretrain.jobs.plans import Plan
@@ -62,7 +62,10 @@ def run_stage(
     workers: int | None,
     load: Callable[[], Callable[[Experiment, int], None]],
 ) -> None:
-    """Run one stage of an experiment: prepare folder and log, start TensorFlow, do the work.
+    """Run one stage of an experiment: prepare folder and log, do the work.
+
+    Only the workers import TensorFlow: a TPU belongs to the process that finds it, and its import
+    takes seconds.
 
     Parameters
     ----------
@@ -73,8 +76,8 @@ def run_stage(
     workers : int or None
         Processes; None for the default.
     load : callable
-        Imports the function that does the work, and returns it. Its module imports TensorFlow,
-        which takes seconds; a bad configuration is reported before.
+        Imports the function that does the work, and returns it. Its modules take a while to
+        import; a bad configuration is reported before.
 
     Raises
     ------
@@ -103,14 +106,11 @@ def _run_stage(
     experiment = load_experiment(config)
     folder = prepare_folder(experiment)
     log_to(folder, stage)
-    start_backend(backend_log(folder))
+    require_libraries()
     work = load()
-
-    present = devices_present()
-    by_default = present.processes(devices_per_run())
-    # To the file only: on the screen, bad input is to get one line.
-    logger.debug("devices: %s", present.describe(devices_per_run(), workers or by_default))
-    work(experiment, workers or by_default)
+    if workers is None:
+        workers = devices_of_workers(backend_log(folder)).processes(devices_per_run())
+    work(experiment, workers)
     logger.info("%s: done, %.0f s in all", stage, time.monotonic() - begun)
 
 
@@ -140,9 +140,9 @@ def show_plans(config: Path, workers: int | None, load: Callable[[], Sequence[Pl
     if experiment.output.exists():
         prepare_folder(experiment)
     with tempfile.TemporaryDirectory() as folder:
-        start_backend(Path(folder) / "backend.log")
+        require_libraries()
         stages = load()
-        present = devices_present()
+        present = devices_of_workers(Path(folder) / "backend.log")
         by_default = present.processes(devices_per_run())
 
         from pretrain.jobs.plans import compare_with_paper, show_plan

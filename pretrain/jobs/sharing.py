@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import pickle
 import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
@@ -12,7 +11,7 @@ from typing import Any, TypeVar
 from configs.errors import InputError, no_space
 from configs.processes import Send, messages_from
 from configs.schema import Experiment
-from pretrain.engine.devices import take_devices
+from pretrain.engine.devices import devices_per_run, devices_present, take_devices
 from pretrain.engine.divergence import Diverged
 from pretrain.jobs.backend import backend_log, start_backend
 from pretrain.jobs.claims import SECONDS_BETWEEN_LOOKS, Claim, ClaimLost
@@ -81,9 +80,11 @@ def share_out(
     if not items:
         return
     shared = [SharedItem(item, claim(item), steps(item)) for item in items]
-    # Their modules import TensorFlow, which a worker starts before it reads this.
-    packed = pickle.dumps((work, open_session, is_done, shared))
-    arguments = [(number, experiment, packed) for number in range(min(workers, len(items)))]
+    workers = min(workers, len(items))
+    arguments = [
+        (number, workers, work, open_session, experiment, is_done, shared)
+        for number in range(workers)
+    ]
     started = time.monotonic()
     progress = Progress(shared, label, unit)
     ended = False
@@ -112,7 +113,16 @@ def share_out(
         )
 
 
-def _work(send: Send, number: int, experiment: Experiment, packed: bytes) -> None:
+def _work(
+    send: Send,
+    number: int,
+    workers: int,
+    work: Work[Any, Any],
+    open_session: OpenSession[Any],
+    experiment: Experiment,
+    is_done: IsDone[Any],
+    shared: Sequence[SharedItem],
+) -> None:
     """Work in a worker process until no item is left."""
     try:
         start_backend(backend_log(experiment.output), for_good=True)
@@ -121,8 +131,8 @@ def _work(send: Send, number: int, experiment: Experiment, packed: bytes) -> Non
         tf.config.threading.set_intra_op_parallelism_threads(1)
         tf.config.threading.set_inter_op_parallelism_threads(1)
         tf.config.experimental.enable_op_determinism()
+        _describe_devices(send, number, workers)
         take_devices(number)
-        work, open_session, is_done, shared = pickle.loads(packed)
         logging.getLogger().addHandler(_ToParent(send))
         _work_through(work, open_session(experiment), experiment, is_done, shared, send)
     except InputError:  # names the file already
@@ -131,6 +141,15 @@ def _work(send: Send, number: int, experiment: Experiment, packed: bytes) -> Non
         if (full := no_space(error, experiment.output)) is not None:
             raise full from error
         raise
+
+
+def _describe_devices(send: Send, number: int, workers: int) -> None:
+    """Refuse more devices a run than there are; the first worker logs what there is."""
+    present, per_run = devices_present(), devices_per_run()
+    present.processes(per_run)
+    if number == 0:
+        # To the file only: on the screen, bad input is to get one line.
+        send(("log", (logging.DEBUG, f"devices: {present.describe(per_run, workers)}")))
 
 
 def _work_through(

@@ -210,3 +210,44 @@ def test_what_a_process_left_that_was_killed_at_the_end_of_a_run_is_removed(
         tidy_run(one, folder, "pretrain/base/p1")
     assert set(folder.iterdir()) == set(kept)
     assert not list((tmp_path / "claims").rglob("*.claim"))
+
+
+def test_a_claim_that_was_never_written_is_taken_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claim = Claim(experiment(tmp_path), "pretrain/base/p1")
+    claim.path.parent.mkdir(parents=True)
+    claim.path.touch()
+    assert not claim.take()
+    # Others may be about to write: one that changes is watched from the start again.
+    monkeypatch.setattr("pretrain.jobs.claims.SECONDS_EMPTY", 0.3)
+    claim.path.touch()
+    assert not claim.take()
+    time.sleep(0.4)
+    assert claim.take()
+    claim.give_back()
+    assert list(claim.path.parent.iterdir()) == []
+
+
+def test_a_claim_that_is_written_late_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pretrain.jobs.claims.SECONDS_EMPTY", 0.0)
+    holder = Claim(experiment(tmp_path), "pretrain/base/p1")
+    assert holder.take()
+    record = holder.path.read_bytes()
+    other = Claim(experiment(tmp_path), "pretrain/base/p1")
+    holder.path.write_bytes(b"")
+    judge = other._is_empty_for_long
+
+    def judge_too_early() -> bool:
+        abandoned = judge()
+        holder.path.write_bytes(record)
+        return abandoned
+
+    monkeypatch.setattr(other, "_is_empty_for_long", judge_too_early)
+    assert not other.take()
+    assert holder.path.read_bytes() == record
+    assert len(list(holder.path.parent.iterdir())) == 1
+    holder.check()
+    holder.give_back()
