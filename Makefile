@@ -20,7 +20,7 @@ WHOLE := $(wildcard tests/test_*.py) tests/predict/test_plan.py tests/predict/te
 	tests/pretrain/bert/test_exporting.py
 PYTEST := .venv/bin/python -m pytest -q
 PYTEST_ANALYSIS := .venv-analysis/bin/python -m pytest -q
-TOGETHER := $(MAKE) --no-print-directory --output-sync -j 2
+TOGETHER := $(MAKE) --no-print-directory --output-sync -j 3
 
 .DEFAULT_GOAL := help
 .PHONY: help demo plan tasks reproduce analyze test test-whole test-parts test-analysis \
@@ -58,7 +58,7 @@ format: $(FULL) ## mend what the linter can mend, and format
 	.venv/bin/ruff check --fix .
 	.venv/bin/ruff format .
 
-# Two at a time: most tests compute on one core. The longest begins first.
+# All at once, on two cores: most tests compute on one core, and many wait for processes.
 test: $(PEERS) $(BASE) ## run all tests
 	$(TOGETHER) test-whole test-analysis test-parts
 

@@ -37,19 +37,20 @@ from tests.experiments import (
 
 # For each stage, the files at whose appearance it is killed, one start after another; None: at
 # a random moment of its first seconds.
-MOMENTS: dict[str, list[str | None]] = {
+# By stage: a file whose appearance is the moment (None: any moment), and the number of workers.
+MOMENTS: dict[str, list[tuple[str | None, int]]] = {
     "pretrain": [
-        None,
-        "pretrain/*/p*/checkpoint-[2-9]0.safetensors",
-        "pretrain/base/p*/encoder.safetensors",
+        (None, 2),
+        ("pretrain/*/p*/checkpoint-[2-9]0.safetensors", 2),
+        ("pretrain/base/p*/encoder.safetensors", 1),
     ],
     "finetune": [
-        "finetune/*/*/p*/fold0/checkpoint-*.safetensors",
-        "finetune/*/*/p*/fold0/epoch-3.0000.safetensors",
+        ("finetune/*/*/p*/fold0/checkpoint-*.safetensors", 1),
+        ("finetune/*/*/p*/fold0/epoch-3.0000.safetensors", 1),
     ],
     "predict": [
-        "predictions/inference.zarr/correct/c/*/*/*/*/*",
-        "predictions/inference.zarr/finished/c/*/*/*/*",
+        ("predictions/inference.zarr/correct/c/*/*/*/*/*", 2),
+        ("predictions/inference.zarr/finished/c/*/*/*/*", 1),
     ],
 }
 LONGEST = 120.0
@@ -76,13 +77,13 @@ def wait_for(condition: Callable[[], bool], process: subprocess.Popen[bytes] | N
 
 
 def kill_at(
-    stage: str, config: Path, workers: str, pattern: str | None, rng: random.Random
+    stage: str, config: Path, workers: int, pattern: str | None, rng: random.Random
 ) -> bool:
     """Start a stage and kill it when a new file of a pattern appears; whether it lived so long."""
     output = config.parent / "out"
     before = set(output.glob(pattern)) if pattern else set()
     process = subprocess.Popen(
-        command(stage, config, "--workers", workers),
+        command(stage, config, "--workers", str(workers)),
         cwd=config.parent,
         env=environment(),
         stdout=subprocess.DEVNULL,
@@ -119,11 +120,10 @@ def test_killed_at_any_moment_the_stages_go_on_to_the_same_tensor(
     rng = random.Random(20)
     killed = 0
     for stage, moments in MOMENTS.items():
-        # The run never killed had one worker everywhere.
-        workers = "1" if stage == "finetune" else "2"
-        for pattern in moments:
+        for pattern, workers in moments:
             killed += kill_at(stage, config, workers, pattern, rng)
-        result = run_stage(stage, config, "--workers", workers)
+        # The run never killed had one worker everywhere.
+        result = run_stage(stage, config, "--workers", "2" if stage == "pretrain" else "1")
         assert result.returncode == 0, result.stderr
     assert killed == sum(map(len, MOMENTS.values()))
 

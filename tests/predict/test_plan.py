@@ -24,7 +24,13 @@ from pretrain.jobs.sharing import OpenSession, Work
 from pretrain.jobs.timing import Timing, TimingSession, seconds_per_step
 from pretrain.plan import pretraining_plan
 from scripts.plan import main
-from tests.experiments import run_stage, small, start_training_library, write_config
+from tests.experiments import (
+    run_stage,
+    small,
+    small_experiment,
+    start_training_library,
+    write_config,
+)
 
 
 @pytest.fixture
@@ -147,21 +153,25 @@ def test_the_whole_stops_above_the_limit_and_writes_nothing(
     assert result.exit_code == 0, result.output
 
 
-@pytest.mark.parametrize(
-    ("options", "accumulate"), [(["--devices-per-run", "2"], 1), ([], 2)], ids=["devices", "parts"]
-)
-def test_a_batch_that_must_be_cut_is_timed(
-    tmp_path: Path, options: list[str], accumulate: int
-) -> None:
-    parts = {"accumulate": accumulate}
-    experiment = small(tmp_path / "out", pretraining=parts, finetuning=parts)
+@pytest.mark.parametrize("stage", ["pretrain", "finetune"])
+def test_a_batch_that_is_shared_among_devices_is_timed(tmp_path: Path, stage: str) -> None:
+    experiment = small(tmp_path / "out")
     experiment["sizes"] = experiment["sizes"][:1]
     config = write_config(tmp_path / "small.yaml", experiment)
-    for stage in ("pretrain", "finetune"):
-        result = run_stage(stage, config, "--plan", *options)
-        assert result.returncode == 0, result.stderr
-        (line,) = [line for line in result.stdout.splitlines() if line.startswith("all")]
-        assert float(line.split()[-3]) > 0, result.stdout
+    result = run_stage(stage, config, "--plan", "--devices-per-run", "2")
+    assert result.returncode == 0, result.stderr
+    (line,) = [line for line in result.stdout.splitlines() if line.startswith("all")]
+    assert float(line.split()[-3]) > 0, result.stdout
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_a_batch_that_is_cut_into_parts_is_timed(tmp_path: Path, timed_here: list[str]) -> None:
+    parts = {"accumulate": 2}
+    experiment = small_experiment(tmp_path / "out", pretraining=parts, finetuning=parts)
+    for plan in (pretraining_plan, finetuning_plan):
+        assert plan(experiment, 1, "a device").hours > 0
+    assert timed_here == ["mini", "base"] * 2
     assert not (tmp_path / "out").exists()
 
 
