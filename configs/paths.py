@@ -9,6 +9,7 @@
     pretrain/SIZE/pP/encoder-stepN.safetensors  the same, after N steps
     tasks/TASK/                                 a task's tokenized instances
     finetune/TASK/search.csv                    the hyper-parameter search
+    finetune/TASK/search/TRIAL/result.json      one run of it
     finetune/TASK/SIZE/pPfF/foldK/epoch-E.safetensors
     predictions/TASK.zarr                       the prediction tensor
     report/                                     tables and figures
@@ -80,6 +81,14 @@ def prepared_instances(output: Path, task: str) -> Path:
 def search_table(output: Path, task: str) -> Path:
     """Table of a task's hyper-parameter search."""
     return output / "finetune" / task / "search.csv"
+
+
+def trial_file(
+    output: Path, task: str, size: str, pretrain_seed: int, batch_size: int, learning_rate: float
+) -> Path:
+    """File of the result of one run of a task's hyper-parameter search."""
+    name = f"{size}-p{pretrain_seed}-batch{batch_size}-rate{learning_rate:g}"
+    return output / "finetune" / task / "search" / name / "result.json"
 
 
 def classifier_folder(

@@ -70,7 +70,7 @@ def finetuning_plan(experiment: Experiment, workers: int, devices: str) -> Plan:
     }
     runs: list[PlannedRuns] = []
     unknown: list[str] = []
-    seconds: dict[tuple[int, int], dict[str, float]] = {}
+    seconds: dict[tuple[int, tuple[tuple[str, int], ...]], dict[str, float]] = {}
     for task in experiment.tasks:
         try:
             counted = task_size(experiment, task)
@@ -89,7 +89,7 @@ def finetuning_plan(experiment: Experiment, workers: int, devices: str) -> Plan:
         open_trials = [trial for trial in trials if not trial.result.is_file()]
         # Every batch size of the search is timed as the middle one is, row by row.
         rows = {name: chosen.batch_size for name, chosen in hyper.items()}
-        key = (len(task.labels), hash(tuple(sorted(rows.items()))))
+        key = (len(task.labels), tuple(sorted(rows.items())))
         open_sizes = {run.size for run in unfinished} | {trial.run.size for trial in open_trials}
         if key not in seconds or not open_sizes <= set(seconds[key]):
             seconds[key] = time_sizes(

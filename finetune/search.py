@@ -19,7 +19,7 @@ from tabulate import tabulate
 
 from configs.atomic import write_text
 from configs.errors import InputError
-from configs.paths import search_table
+from configs.paths import search_table, trial_file
 from configs.reading import read_json_object
 from configs.schema import Experiment, Task
 from finetune.preparation import INPUTS
@@ -166,12 +166,11 @@ def search_trials(
     """
     search = experiment.finetuning.search
     assert search is not None
-    folder = search_table(experiment.output, task.name).parent / "search"
     return [
         Trial(
             # Finetuning seed 0 is the search's own: the runs that count begin at 1.
             FinetuningRun(task.name, size.name, seed, 0, 0, Hyperparameters(batch, rate)),
-            folder / f"{size.name}-p{seed}-batch{batch}-rate{rate:g}" / "result.json",
+            trial_file(experiment.output, task.name, size.name, seed, batch, rate),
         )
         for size in largest_first(experiment.sizes)
         for seed in encoders[size.name][: search.pretraining_seeds]

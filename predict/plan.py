@@ -7,8 +7,6 @@ import numpy as np
 from configs.errors import InputError
 from configs.paths import store_path
 from configs.schema import Experiment
-from finetune.classifier import build_classifier
-from finetune.inference import Predictor
 from finetune.preparation import task_size
 from predict.tensor.writing import finished_runs
 from pretrain.bert.cost import encoder_operations
@@ -90,6 +88,9 @@ def prediction_plan(experiment: Experiment, workers: int, devices: str) -> Plan:
 
 def time_prediction(session: TimingSession, timing: Timing, advance: Advance) -> str:
     """Time the prediction of a batch by one size; returns what `time_steps` does."""
+    from finetune.classifier import build_classifier
+    from finetune.inference import Predictor
+
     experiment = session.experiment
     model = build_classifier(
         experiment.size(timing.size),
@@ -97,6 +98,7 @@ def time_prediction(session: TimingSession, timing: Timing, advance: Advance) ->
         positions=experiment.pretraining.sequence_length,
         labels=timing.labels,
         dropout=0.0,
+        gelu=experiment.gelu,
     )
     predictor = Predictor(model)
     length = experiment.finetuning.sequence_length

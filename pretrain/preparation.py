@@ -12,7 +12,7 @@ from configs.errors import FieldError, InputError
 from configs.paths import corpus_folder, vocabulary_file
 from configs.schema import Experiment
 from pretrain.jobs.claims import claimed
-from pretrain.text.corpus import check_corpus, read_manifest, tokenize_corpus
+from pretrain.text.corpus import check_corpus, has_manifest, read_manifest, tokenize_corpus
 from pretrain.text.sources import open_texts, sample_documents
 from pretrain.text.wordpiece import (
     build_tokenizer,
@@ -104,9 +104,9 @@ def prepare_corpus(experiment: Experiment, workers: int) -> None:
         If the corpus cannot be used.
     """
     folder = corpus_folder(experiment.output)
-    if not (folder / "corpus.json").is_file():
+    if not has_manifest(folder):
         with claimed(experiment, "corpus"):
-            if not (folder / "corpus.json").is_file():
+            if not has_manifest(folder):
                 _make_corpus(experiment, folder, workers)
     manifest = read_manifest(folder)
     counts = ", ".join(f"{manifest[name]} {name}" for name in ("documents", "sentences", "tokens"))

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from configs.interruption import run_command
 from configs.loading import load_experiment
+from configs.paths import corpus_folder, encoder_file, log_file, store_path, vocabulary_file
 from configs.schema import Experiment
 from predict.tensor.contract import instances_path
 from pretrain.jobs.backend import start_backend
@@ -60,7 +61,6 @@ def measure_throughput(
     import keras
     import tensorflow as tf
 
-    from configs.paths import vocabulary_file
     from pretrain.batches.pair_batches import PairBatches
     from pretrain.bert.encoder import pretraining_loss
     from pretrain.engine.optimizer import BertAdam
@@ -70,7 +70,7 @@ def measure_throughput(
     from pretrain.training import build_pretraining_engine
 
     vocabulary = read_vocabulary(vocabulary_file(experiment.output))
-    batches = PairBatches(experiment, open_corpus(experiment.output / "corpus"), vocabulary)
+    batches = PairBatches(experiment, open_corpus(corpus_folder(experiment.output)), vocabulary)
     size = experiment.size(size_name)
     settings = experiment.recipe
     folder = Path(tempfile.mkdtemp())
@@ -156,7 +156,6 @@ def accuracy_from_random_weights(
     """
     from tqdm import tqdm
 
-    from configs.paths import encoder_file
     from finetune.preparation import INPUTS, evaluation_frame
     from finetune.runs import FinetuningRun, total_steps
     from finetune.search import known_hyperparameters
@@ -224,7 +223,7 @@ def run_pocket(experiment: Experiment) -> dict[str, float]:
 def main(steps: int, rounds: int) -> None:
     """Measure training on the pocket experiment, which is run first if it was not."""
     experiment = load_experiment(POCKET)
-    start_backend(experiment.output / "logs" / "backend.log")
+    start_backend(log_file(experiment.output, "backend"))
     run_pocket(experiment)
 
     click.echo(
@@ -247,7 +246,7 @@ def _compare_sizes(
     experiment: Experiment, task: str, from_random: NDArray[np.float64] | None
 ) -> Iterator[str]:
     """State the accuracies of the sizes, and the share of wrong labels where accuracy is lost."""
-    path = experiment.output / "predictions" / f"{task}.zarr"
+    path = store_path(experiment.output, task)
     with xr.open_zarr(path) as store:
         runs = ["pretrain_seed", "finetune_seed"]
         instance_accuracy = store["correct"].isel(epoch=-1).mean(runs).values

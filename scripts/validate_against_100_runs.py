@@ -211,9 +211,9 @@ def _run_interval(correct: NDArray[np.bool_]) -> tuple[float, tuple[float, float
     """Pair disagreement and its interval over resampled runs."""
     runs = correct.shape[1]
     moments = count_moments(correct.astype(np.int64), 1)
-    estimate = float(resample_differences(moments, 1, np.ones((runs, 1))).diff_pretrain[0])
+    estimate = float(resample_differences(moments, np.ones((runs, 1))).diff_pretrain[0])
     weights = weights_of(draw_indices(runs, REPLICATES, (1,)), runs)
-    replicates = resample_differences(moments, 1, weights).diff_pretrain
+    replicates = resample_differences(moments, weights).diff_pretrain
     low, high = interval(estimate, replicates, repeated_draws(weights), runs, (0, 1))
     return estimate, (float(low), float(high))
 

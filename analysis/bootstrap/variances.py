@@ -292,17 +292,13 @@ def resample_decomposition(
     return np.column_stack([bias2, between, inner])
 
 
-def resample_differences(
-    moments: SeedMoments, runs: int, weights: NDArray[np.float64]
-) -> ResampledSize:
+def resample_differences(moments: SeedMoments, weights: NDArray[np.float64]) -> ResampledSize:
     """Compute the accuracy and the differences between runs in every replicate.
 
     Parameters
     ----------
     moments : SeedMoments
         From `count_moments`.
-    runs : int
-        Finetuning runs of one pretraining seed.
     weights : ndarray of float64, shape [seed, replicate]
         How often each seed is drawn.
 
@@ -316,7 +312,7 @@ def resample_differences(
     not; of the four pairs of runs of different seeds, two differ.
 
     >>> moments = count_moments(np.array([[2, 1]]), runs=2)
-    >>> size = resample_differences(moments, 2, np.ones((2, 1)))
+    >>> size = resample_differences(moments, np.ones((2, 1)))
     >>> size.accuracy, size.diff_finetune, size.diff_pretrain
     (array([0.75]), array([0.5]), array([0.5]))
     """

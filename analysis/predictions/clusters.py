@@ -51,7 +51,8 @@ def read_clusters(
         names = pq.read_schema(texts).names
         if column not in names:
             raise InputError(f"{texts}: no column {column}; it has {', '.join(names)}")
-        values = pq.read_table(texts, columns=["guid", column]).to_pandas()
+        table = pq.read_table(texts, columns=["guid", column], page_checksum_verification=True)
+        values = table.to_pandas()
     except (OSError, pa.ArrowException) as error:
         raise InputError(
             f"{texts}: cannot be read ({type(error).__name__}); put the texts beside the store"

@@ -31,7 +31,7 @@ def accuracy_rows(
         }
         if bootstrap is not None and seeds:
             drawn = bootstrap.drawn_seeds([size], [seeds])
-            resampled = resample_differences(bootstrap.count_moments(size), runs, drawn.weights[0])
+            resampled = resample_differences(bootstrap.count_moments(size), drawn.weights[0])
             row |= drawn.interval("accuracy", accuracy, resampled.accuracy, (0, 1))
         yield row
 

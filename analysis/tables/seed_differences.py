@@ -36,7 +36,7 @@ def seed_difference_rows(
         if bootstrap is not None and seeds:
             drawn = bootstrap.drawn_seeds([size], [seeds])
             (weights,) = drawn.weights
-            resampled = resample_differences(bootstrap.count_moments(size), runs, weights)
+            resampled = resample_differences(bootstrap.count_moments(size), weights)
             run_accuracy = sums.run_accuracy
             if sums.resampled_run_accuracy is not None:
                 run_accuracy = sums.resampled_run_accuracy

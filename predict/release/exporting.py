@@ -136,7 +136,7 @@ def _released_run(path: Path, coordinates: Any) -> ReleasedRun:
 def _items(path: Path, guids: list[str], gold: list[str]) -> list[dict[str, Any]]:
     texts = instances_path(path)
     try:
-        frame = pa.parquet.read_table(texts)
+        frame = pa.parquet.read_table(texts, page_checksum_verification=True)
     except (OSError, pa.ArrowException) as error:
         raise InputError(f"{texts}: cannot be read; put the store's texts there") from error
     for column in INSTANCE_COLUMNS:

@@ -1,4 +1,4 @@
-"""Whether a prediction is correct, and the probability it gives to the gold label.
+"""Whether a prediction is correct.
 
 Two-class evaluation of a three-class model (HANS): the gold
 label ``non-entailment``, where it is not a class of the model, is met by every class except
@@ -93,38 +93,3 @@ def correctness(
     if two_class.any():
         correct |= two_class & (predicted != list(labels).index(ENTAILMENT))
     return correct
-
-
-def gold_probability(
-    probability: NDArray[np.floating], gold: ArrayLike, labels: Sequence[str]
-) -> NDArray[np.floating]:
-    """Probability that a prediction gives to the gold label.
-
-    Parameters
-    ----------
-    probability : ndarray of float, shape (instance, ..., label)
-        Class probabilities, 0 to 1.
-    gold : array_like, shape (instance,)
-        Gold labels (str), or what `gold_index` made of them (int).
-    labels : sequence of str, length label
-        Classes of the model. The gold label ``non-entailment``, if it is not a class, has
-        probability ``1 - p(entailment)``.
-
-    Returns
-    -------
-    ndarray of float, shape (instance, ...)
-        Gold probability, 0 to 1, in the type of `probability`.
-
-    Raises
-    ------
-    ValueError
-        If a gold label is unknown.
-    """
-    index = _index(gold, labels)
-    index = index.reshape(index.shape + (1,) * (probability.ndim - 1))
-    chosen = np.take_along_axis(probability, np.maximum(index, 0), axis=-1)[..., 0]
-    two_class = index[..., 0] == NOT_ENTAILMENT_INDEX
-    if two_class.any():
-        entailment = probability[..., list(labels).index(ENTAILMENT)]
-        chosen = np.where(two_class, 1 - entailment, chosen).astype(probability.dtype)
-    return chosen

@@ -17,6 +17,7 @@ from zarr.codecs import BloscCodec, Crc32cCodec
 
 from configs.atomic import folder_written_beside, remove_leftovers, written_beside
 from configs.errors import InputError
+from configs.locks import locked
 from predict.tensor.checksums import store_checksum
 from predict.tensor.contract import (
     CHECKSUM,
@@ -31,7 +32,6 @@ from predict.tensor.contract import (
     one_line,
 )
 from predict.tensor.ensembles import remove_written
-from predict.tensor.locks import locked
 from predict.tensor.opening import open_store
 from predict.tensor.specification import TensorSpecification
 
@@ -225,7 +225,7 @@ def _building(path: Path, specification: TensorSpecification) -> Iterator[Path]:
     table = specification.texts
     if texts.exists():
         try:
-            same = pa.parquet.read_table(texts).equals(table)
+            same = pa.parquet.read_table(texts, page_checksum_verification=True).equals(table)
         except (OSError, pa.ArrowException) as error:
             raise InputError(
                 f"{texts}: cannot be read ({one_line(error)}); remove it or choose another path"
@@ -241,5 +241,5 @@ def _building(path: Path, specification: TensorSpecification) -> Iterator[Path]:
         folder_written_beside(path, flush=False) as partial,
         written_beside(texts) as partial_texts,
     ):
-        pa.parquet.write_table(table, partial_texts)
+        pa.parquet.write_table(table, partial_texts, write_page_checksum=True)
         yield partial

@@ -9,6 +9,7 @@ the same for every type of storage and however often the writing was interrupted
 from __future__ import annotations
 
 import glob
+import zipfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -62,7 +63,8 @@ def keep_probability(
         As given.
     """
     with written_beside(_kept(store, position)) as partial, partial.open("wb") as file:
-        np.save(file, probability, allow_pickle=False)
+        # In a zip archive, whose members have checksums.
+        np.savez(file, allow_pickle=False, probability=probability)
 
 
 def kept_probability(store: Path, position: Sequence[int], shape: Sequence[int]) -> NDArray:
@@ -75,10 +77,11 @@ def kept_probability(store: Path, position: Sequence[int], shape: Sequence[int])
     """
     file = _kept(store, position)
     try:
-        probability = np.load(file, allow_pickle=False)
+        with np.load(file, allow_pickle=False) as archive:
+            probability = archive["probability"]
         if probability.shape != tuple(shape):
             raise ValueError(f"has shape {probability.shape} instead of {tuple(shape)}")
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise InputError(
             f"{file}: cannot be read ({one_line(error)}), and the ensemble needs it; restore it, or"
             f" remove {store} and predict again"
@@ -108,4 +111,4 @@ def remove_written(store: Path, finished: NDArray[np.bool_]) -> None:
 
 
 def _kept(store: Path, position: Sequence[int]) -> Path:
-    return store.with_name(f"{store.name}.kept-{'.'.join(map(str, position))}.npy")
+    return store.with_name(f"{store.name}.kept-{'.'.join(map(str, position))}.npz")

@@ -18,6 +18,7 @@ import zarr
 from numpy.typing import NDArray
 
 from configs.errors import InputError
+from configs.locks import locked
 from predict.tensor.checksums import ChunkChecksums
 from predict.tensor.contract import (
     CHECKSUM_VARIABLES,
@@ -37,7 +38,6 @@ from predict.tensor.ensembles import (
     kept_probability,
     remove_kept,
 )
-from predict.tensor.locks import locked
 from predict.tensor.opening import open_arrays, open_dataset
 
 

@@ -36,13 +36,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from configs.atomic import remove_leftovers, write_text, written_beside
 from configs.checksums import check_checksum, checksum_file, write_with_checksum
 from configs.errors import InputError
+from configs.locks import locked
 from configs.processes import results_as_completed
 from configs.reading import read_json_object
 from pretrain.text.sources import Stretch, Texts, cut
@@ -64,6 +64,7 @@ _SHARD_TYPES: dict[str, type[np.generic]] = {
 _INDICES = ("sentences", "documents")
 
 _MADE_BY = "python -m pretrain"
+_MANIFEST = "corpus.json"
 _ADVICE = (
     f"remove corpus.json, and run {_MADE_BY}, which checks every shard, tokenizes damaged ones "
     "again and keeps the others"
@@ -181,8 +182,8 @@ def tokenize_corpus(
     stretches = cut(sizes, max(shard_bytes, -(-total // _MOST_SHARDS)))
     (folder / "shards").mkdir(parents=True, exist_ok=True)
     # A second command on the same folder waits, and finds the corpus finished.
-    with FileLock(folder / "lock"):
-        if (folder / "corpus.json").is_file():
+    with locked(folder):
+        if has_manifest(folder):
             return
         _begin(folder, texts, tokenizer, stretches)
         missing = []
@@ -326,7 +327,7 @@ def _finish(folder: Path, n_shards: int) -> None:
             file.seek(0)
             checksums[name] = hashlib.file_digest(file, "sha256").hexdigest()
     manifest = {**counts, "sha256": checksums, "shards": shards}
-    write_with_checksum(folder / "corpus.json", json.dumps(manifest, indent=1) + "\n")
+    write_with_checksum(folder / _MANIFEST, json.dumps(manifest, indent=1) + "\n")
 
 
 def open_corpus(folder: Path) -> Corpus:
@@ -360,6 +361,11 @@ def _open_index(folder: Path, name: str, manifest: dict[str, Any]) -> NDArray[np
     return _map(path, manifest[name] + 1, np.int64)
 
 
+def has_manifest(folder: Path) -> bool:
+    """Whether a corpus is finished: `corpus.json` is written last."""
+    return (folder / _MANIFEST).is_file()
+
+
 def read_manifest(folder: Path) -> dict[str, Any]:
     """Read `corpus.json`, which is checked against its checksum.
 
@@ -374,7 +380,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     InputError
         If it cannot be read or is damaged.
     """
-    path = folder / "corpus.json"
+    path = folder / _MANIFEST
     if path.exists() and not checksum_file(path).exists():
         raise InputError(f"{path}: has no checksum, as of an earlier version; {_ADVICE}")
     check_checksum(path, _MADE_BY)

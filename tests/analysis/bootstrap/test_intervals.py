@@ -60,7 +60,7 @@ def test_intervals_of_pretraining_variance_and_differences_cover_the_truth() -> 
         variance.append(low <= 0.35**2 <= high)
         # The duplicates' pairs with themselves do not pull the replicates towards 0.
         assert replicates.mean() == pytest.approx(estimate, abs=0.01)
-        found = resample_differences(moments, 4, weights).diff_pretrain
+        found = resample_differences(moments, weights).diff_pretrain
         truth = 2 * 0.55 * 0.45
         low, high = interval(seed_differences(correct, 4).pretrain, found, repeats, 10)
         differ.append(low <= truth <= high)
@@ -90,7 +90,7 @@ def test_replicates_of_moments_equal_the_loop_over_different_pairs() -> None:
         (drawn, count_moments(correct, 3, instance_weights)),
     ):
         parts = resample_decomposition(moments, weights)
-        differences = resample_differences(moments, 3, weights)
+        differences = resample_differences(moments, weights)
         for replicate, seeds in enumerate(indices):
             kept = correct if rows is None else correct[rows[replicate]]
             u = kept / 3

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from predict.tensor.correctness import correctness, gold_index, gold_probability
+from predict.tensor.correctness import correctness, gold_index
 
 LABELS = ["contradiction", "entailment", "neutral"]
 
@@ -15,18 +15,12 @@ def test_a_three_class_model_on_two_classes_by_enumeration(seed: int, instances:
     rng = np.random.default_rng(seed)
     probability = rng.dirichlet(np.ones(3), instances)
     gold = rng.choice([*LABELS, "non-entailment"], instances)
-    expected, expected_probability = [], []
+    expected = []
     for row, label in zip(probability.tolist(), gold.tolist(), strict=True):
         predicted = LABELS[row.index(max(row))]
         two_class = "entailment" if predicted == "entailment" else "non-entailment"
         expected.append(label in (predicted, two_class))
-        expected_probability.append(
-            row[LABELS.index(label)] if label in LABELS else row[0] + row[2]
-        )
     assert correctness(probability, gold, LABELS).tolist() == expected
-    np.testing.assert_allclose(
-        gold_probability(probability, gold, LABELS), expected_probability, atol=1e-12
-    )
 
 
 def test_non_entailment_is_a_class_like_others_where_the_model_has_it() -> None:
@@ -34,7 +28,6 @@ def test_non_entailment_is_a_class_like_others_where_the_model_has_it() -> None:
     probability = np.array([[0.1, 0.2, 0.7], [0.1, 0.7, 0.2]])
     gold = ["non-entailment", "non-entailment"]
     assert correctness(probability, gold, labels).tolist() == [False, True]
-    assert gold_probability(probability, gold, labels).tolist() == [0.2, 0.7]
 
 
 def test_further_dimensions_lie_between_instance_and_label() -> None:
@@ -46,10 +39,6 @@ def test_further_dimensions_lie_between_instance_and_label() -> None:
             np.testing.assert_array_equal(
                 correctness(probability, gold, LABELS)[:, p, f],
                 correctness(probability[:, p, f], gold, LABELS),
-            )
-            np.testing.assert_array_equal(
-                gold_probability(probability, gold, LABELS)[:, p, f],
-                gold_probability(probability[:, p, f], gold, LABELS),
             )
 
 
