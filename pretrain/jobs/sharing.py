@@ -1,4 +1,4 @@
-"""Items of work shared out among worker processes, and among commands on one folder."""
+"""Items of work, shared among the worker processes of all commands on one folder."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ def share_out(
 ) -> None:
     """Do `work` on every item, in the order given, in several processes at a time.
 
-    Commands that share the experiment's folder, on whatever hosts, share the work: the worker that
-    does an item claims it, and all commands return when all items are done.
+    Commands that share the experiment's folder, on one host or several, share the work: the worker
+    that does an item claims it, and every command returns when all items are done.
 
     The result of an item does not depend on the number of workers or on which of them does it:
     each worker computes on one core, because TensorFlow's sums depend on the number of threads.
@@ -81,7 +81,7 @@ def share_out(
     if not items:
         return
     shared = [SharedItem(item, claim(item), steps(item)) for item in items]
-    # Their modules import TensorFlow, which a worker starts before it reads this.
+    # To unpickle them imports TensorFlow; a worker starts it first, with its messages in the log.
     packed = pickle.dumps((work, open_session, is_done, shared))
     arguments = [(number, experiment, packed) for number in range(min(workers, len(items)))]
     started = time.monotonic()
@@ -95,7 +95,7 @@ def share_out(
     finally:
         progress.close()
         if not ended:
-            # Other hosts need not wait until the claims of a killed worker expire.
+            # So that other hosts need not wait until the claims of a killed worker expire.
             for item in shared:
                 Claim(experiment, item.claim).clear()
     seconds = time.monotonic() - started
@@ -106,8 +106,8 @@ def share_out(
         named = "; ".join(diverged[:5]) + ("; ..." if len(diverged) > 5 else "")
         raise InputError(
             f"{label}: {len(diverged)} of {len(items)} runs diverged ({named})"
-            ", all others are done; run the same command again to go on without them, remove a "
-            "run's diverged.json to train it on from its last good checkpoint, or lower the "
+            ", all others are done; run the same command again to continue without them, remove a "
+            "run's diverged.json to continue it from its last good checkpoint, or lower the "
             "learning rate in another output folder"
         )
 
@@ -141,7 +141,7 @@ def _work_through(
     shared: Sequence[SharedItem],
     send: Send,
 ) -> None:
-    """Do every item that no other worker does or has done, and wait until all are done."""
+    """Do every item that no other worker has claimed or done, and wait until all are done."""
     claims = [Claim(experiment, item.claim) for item in shared]
 
     def settle(index: int) -> bool:
