@@ -176,7 +176,7 @@ def _print_intervals(simulations: int, replicates: int, workers: int) -> None:
         }
         for scenario, coverage in zip(chosen, results, strict=True)
     ]
-    click.echo("share of the intervals of `difference` in thresholds.csv that contain its expectation")
+    click.echo("share of the intervals of `difference` in thresholds.csv that hold")
     click.echo(tabulate(rows, headers="keys", disable_numparse=True))
 
 

@@ -186,7 +186,7 @@ class Engine:
     def _part(
         self, batch: Mapping[str, Any], totals: Mapping[str, Any], seeds: Sequence[Any]
     ) -> tuple[dict[str, Any], list[Any], list[Any]]:
-        """Compute the scalars and gradients that some rows contribute, and the next dropout seeds."""
+        """Compute the scalars and gradients of some rows, and the next dropout seeds."""
         import tensorflow as tf
 
         dropout = list(self._dropout.values())
@@ -411,7 +411,7 @@ class Engine:
     def _calls(
         self, run: Run, batch: Callable[[Run, int], Batch], done: int, stops: Sequence[int]
     ) -> Iterator[tuple[int, Batch]]:
-        """Yield stacked batches from step `done` on, each made one call ahead; none spans a stop."""
+        """Yield stacked batches from step `done` on, made one call ahead; none spans a stop."""
         spans = []
         for stop in stops:
             while done < stop:
