@@ -28,7 +28,7 @@ def main() -> None:
 @workers_option
 @plan_option
 def run_command(config: Path, workers: int | None, only_plan: bool) -> None:
-    """Predict with the finetuned classifiers of CONFIG; does only what is missing."""
+    """Predict with the finetuned classifiers of CONFIG; finished runs are skipped."""
     if only_plan:
         show_plans(config, workers, _load_plan)
     else:

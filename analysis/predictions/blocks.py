@@ -278,7 +278,7 @@ def _sum_seed(
     runs, epochs, instances = correct.shape
     last = correct[:, -1]
     if draws is not None:
-        # A checkpoint that is not finished may contain any values; it is neither checked nor summed.
+        # A checkpoint that is not finished may contain any values, and is not summed either.
         where = f"{source.path}: `{source.by_run[1]}` of size {source.size}"
         require_probabilities(where, draws if all_epochs else draws[:, -1])
     parts: dict[tuple[str, str], list[TreeSums]] = {}

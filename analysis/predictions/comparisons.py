@@ -98,10 +98,7 @@ def comparison_notes(task: str, counts: Counts, baseline_seed: int | None) -> tu
     """
     notes = _seed_notes(task, counts)
     if baseline_seed is not None:
-        notes.append(
-            f"{task}: the baseline is from one split of the pretraining seeds, drawn with seed "
-            f"{baseline_seed}"
-        )
+        notes.append(f"{task}: the baseline is that of one split, drawn with seed {baseline_seed}")
     return tuple(notes)
 
 

@@ -80,7 +80,7 @@ class SizePredictions:
 
 
 def has_gold_probability(store: xr.Dataset) -> bool:
-    """Whether a store has probabilities of all labels or of the gold label, for the squared loss."""
+    """Whether a store has the probabilities that the squared loss needs, of all labels or gold."""
     return "probability" in store or "gold_probability" in store
 
 
