@@ -47,7 +47,7 @@ def adaptive_threshold(gaps: NDArray[np.float64]) -> AdaptiveThreshold:
     Parameters
     ----------
     gaps : ndarray of float64, shape [sample, threshold]
-        Discovery less baseline at each threshold t < 0, fractions; at least two samples.
+        Discovery minus baseline at each threshold t < 0, fractions; at least two samples.
 
     Returns
     -------
@@ -105,7 +105,7 @@ def draw_seeds(seeds: int, samples: int, key: Sequence[int]) -> NDArray[np.int64
 def bootstrap_gaps(
     counts: Counts, samples: int, seed: int, workers: Workers | None = None
 ) -> dict[tuple[int, int], NDArray[np.float64]]:
-    """Compute discovery less baseline in bootstrap samples of the pretraining seeds.
+    """Compute discovery minus baseline in bootstrap samples of the pretraining seeds.
 
     Both directions of a pair, and all pairs that a size is in, share the draws of that size. The
     baseline is the average over all splits of the sampled seeds.

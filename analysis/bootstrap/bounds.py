@@ -1,4 +1,4 @@
-"""Discovery less baseline of pairs of sizes, in resamples of pretraining seeds and instances.
+"""Discovery minus baseline of pairs of sizes, in resamples of pretraining seeds and instances.
 
 In a resample of the seeds, too, an instance has a multiset of counts in each size. Its multisets in
 two sizes determine what it contributes to discovery and baseline, so a replicate needs only the
@@ -47,7 +47,7 @@ class ResampledPair:
     Attributes
     ----------
     decay, improve : ndarray of float64, shape [replicate, steps + 1]
-        Discovery less baseline at the lattice values from -1 to 0, for instances that decay from
+        Discovery minus baseline at the lattice values from -1 to 0, for instances that decay from
         the first to the second size, and for those that improve. Fractions of instances; the
         baseline is averaged over all splits of the drawn seeds.
     counts : ndarray of float64, shape [replicate, seed + 1, seed + 1]
@@ -133,7 +133,7 @@ def resample_gaps(
     *,
     one_run: bool = False,
 ) -> dict[tuple[int, int], ResampledPair]:
-    """Compute discovery less baseline in every replicate, from given draws.
+    """Compute discovery minus baseline in every replicate, from given draws.
 
     Parameters
     ----------

@@ -74,7 +74,7 @@ def confidence_bound(
     Parameters
     ----------
     gaps : ndarray of float64, shape [threshold]
-        Discovery less baseline at the thresholds t < 0, with one 0/1 prediction per pretraining
+        Discovery minus baseline at the thresholds t < 0, with one 0/1 prediction per pretraining
         seed, or its expectation over such predictions.
     replaced : tuple of two ndarray of float64, each of shape [replacement, threshold]
         The gaps with each seed of one size replaced by each other seed of that size.

@@ -95,7 +95,7 @@ def gap_kernel(seeds: int) -> NDArray[np.float64]:
 def gaps_of_counts(
     counts: NDArray[np.float64],
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Compute discovery less baseline, of instances that decay and of those that improve.
+    """Compute discovery minus baseline, of instances that decay and of those that improve.
 
     Parameters
     ----------

@@ -160,7 +160,7 @@ def _untied(
     gold: NDArray[np.object_],
     labels: Sequence[str],
 ) -> NDArray[np.float32] | None:
-    """Raise one of several equally probable classes so that `correct` follows; None if none does."""
+    """Raise one of the most probable classes so that `correct` follows; None if none does."""
     wrong = np.flatnonzero(correctness(probability, gold, labels) != correct)
     for row in wrong:
         values = probability[row]
