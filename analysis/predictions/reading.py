@@ -174,7 +174,7 @@ def _choose_splits(
         code_of[block] = np.array(known, dtype=np.int32)[numbers]
     missing = [name for name in wanted if name not in codes]
     if missing:
-        raise InputError(f"{path}: no split {', '.join(missing)}; choose of {', '.join(codes)}")
+        raise InputError(f"{path}: no split {', '.join(missing)}; choose from {', '.join(codes)}")
     if not codes:
         raise InputError(f"{path}: has no instances; give a store with predictions")
     chosen = [name for name in codes if not wanted or name in wanted]

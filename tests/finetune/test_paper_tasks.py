@@ -281,7 +281,7 @@ def test_an_absent_file_says_where_it_comes_from(
         load_task(alone, None)
     assert found.value.message == (
         f"tasks.{task.name}.{name}: {entry.data_files}: no such file in {tmp_path}; put it there, "
-        f"from {entry.origin}, or leave this entry out"
+        f"from {entry.origin}, or remove this entry"
     )
 
 
