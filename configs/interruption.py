@@ -15,7 +15,7 @@ _WORDS = {signal.SIGINT: "Interrupted", signal.SIGTERM: "Terminated"}
 
 
 class Interrupted(BaseException):
-    """This process received Ctrl-C (SIGINT) or SIGTERM.
+    """Raised when this process receives Ctrl-C (SIGINT) or SIGTERM.
 
     It is not a KeyboardInterrupt, because click handles that in its own way.
 

@@ -94,7 +94,8 @@ class _Loader(yaml.SafeLoader):
             # For such text, the constructors of tags raise various exceptions of Python.
             tag = node.tag.removeprefix("tag:yaml.org,2002:")
             value = f"{node.value!r:.40}" if isinstance(node, yaml.ScalarNode) else "this"
-            raise _problem(f"{value} is not a {tag}", node.start_mark, "correct it") from error
+            problem = f"{value} is not of type {tag}"
+            raise _problem(problem, node.start_mark, "correct it") from error
 
 
 def _problem(problem: str, mark: Any, advice: str = "correct the file") -> yaml.MarkedYAMLError:

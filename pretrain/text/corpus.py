@@ -376,7 +376,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """
     path = folder / "corpus.json"
     if path.exists() and not checksum_file(path).exists():
-        raise InputError(f"{path}: has no checksum (an earlier version wrote it); {_ADVICE}")
+        raise InputError(f"{path}: has no checksum, as an earlier version wrote it; {_ADVICE}")
     check_checksum(path, _MADE_BY)
     return read_json_object(path, _ADVICE)
 

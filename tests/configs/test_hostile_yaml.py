@@ -122,7 +122,7 @@ def test_mutated_experiments_are_used_or_refused_in_one_line(tmp_path: Path) -> 
         (chain(200), "line 50: nested deeper than 50"),
         ("[" * 100_000, "line 1: nested deeper than 50"),
         ("a: &a [*a]\n", "line 1: an alias refers to a value that contains it"),
-        ("x: 1\ny: !!int x\n", "line 2: 'x' is no int; correct it"),
+        ("x: 1\ny: !!int x\n", "line 2: 'x' is not of type int; correct it"),
         ("a: {b: {c: 1, 0x10: 2, 16: 3}}\n", "line 1: 16 is given twice; keep one"),
         ('"a\\nb": 1\n"a\\nb": 2\n', r"line 2: a\nb is given twice; keep one"),
         ('a: "\\ud800"\n', "line 1: a character that is not valid text"),

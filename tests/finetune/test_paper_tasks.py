@@ -294,8 +294,8 @@ def test_a_check_looks_for_local_files_before_it_asks_the_hub(
     assert result.exit_code == 2
     assert result.stderr == (
         "Error: tasks.mnli.HANS: data/HANS/heuristics_evaluation_set.txt: no such file in "
-        f"{tmp_path}; put it there, from https://github.com/tommccoy1/hans, or leave this entry "
-        "out (and 10 more such entries)\n"
+        f"{tmp_path}; put it there, from https://github.com/tommccoy1/hans, or remove this entry "
+        "(and 10 more such entries)\n"
     )
     assert not list(tmp_path.iterdir())
 

@@ -287,13 +287,13 @@ def test_a_check_leaves_out_what_is_prepared(tmp_path: Path) -> None:
 
 
 REFUSED_BY_A_CHECK: list[tuple[dict[str, Any], dict[str, Any], list[dict[str, Any]], str]] = [
-    ({}, {"metadata": ["genre"]}, rows(6, genre={"a": 1}), ".*metadata 'genre' holds mixed values"),
-    ({}, {"metadata": ["genre"]}, rows(6, genre=["a"]), ".*metadata 'genre' holds mixed values"),
+    ({}, {"metadata": ["genre"]}, rows(6, genre={"a": 1}), ".*metadata 'genre' has mixed values"),
+    ({}, {"metadata": ["genre"]}, rows(6, genre=["a"]), ".*metadata 'genre' has mixed values"),
     (
         {},
         {"metadata": ["label"]},
         rows(6),
-        r"\.dev\.metadata: 'label' is the name of another column",
+        r"\.dev\.metadata: 'label' is the name of another",
     ),
     ({}, {"guid": "guid"}, [*rows(5), *rows(1, guid="")], r"\.dev\.guid: row 5 has no value in"),
     ({}, {"guid": "guid"}, [*rows(5), *rows(1, guid=None)], r"\.dev\.guid: row 5 has no value in"),
@@ -345,7 +345,7 @@ def test_metadata_of_two_sets_is_of_one_type(tmp_path: Path) -> None:
         return Task(name="task", labels=LABELS, train=train, evaluation=dev)
 
     assert load_task(task(1, 2.5), None).evaluation["genre"].tolist() == [1] * 3 + [2.5] * 3
-    with pytest.raises(InputError, match=r"^tasks\.task: the metadata 'genre' holds mixed"):
+    with pytest.raises(InputError, match=r"^tasks\.task: the metadata 'genre' has mixed"):
         load_task(task("a", 2), None)
     # A reader of JSON takes such text for a date.
     genres = load_task(task("2020-01-02", None), None).evaluation["genre"]

@@ -489,9 +489,7 @@ def test_checkpoints_of_two_vocabularies_are_refused(tmp_path: Path) -> None:
     experiment["pretraining"]["checkpoints"]["base"] = str(tmp_path / "seed_{seed}")
     config = write_config(tmp_path / "imported.yaml", experiment)
     loaded = Experiment.model_validate(experiment)
-    with pytest.raises(
-        InputError, match="seed_5: its vocabulary differs from that of the checkpoints"
-    ):
+    with pytest.raises(InputError, match="seed_5: its vocabulary differs from that of"):
         pretrain_experiment(loaded, 1)
     assert encoder_file(loaded.output, "base", 4).is_file()
     assert not encoder_file(loaded.output, "base", 5).is_file()
