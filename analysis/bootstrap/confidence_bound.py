@@ -139,7 +139,7 @@ def pair_confidence_bounds(
 
     Examples
     --------
-    All instances decay from four correct models to none, whichever seeds are drawn.
+    All instances decay, from four correct models to none, whichever seeds are drawn.
 
     >>> from analysis.bootstrap.bounds import resample_pairs
     >>> sides = np.ones((5, 4), dtype=np.uint8), np.zeros((5, 4), dtype=np.uint8)

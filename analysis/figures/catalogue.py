@@ -93,7 +93,7 @@ def all_figures(
 
 @dataclass(frozen=True)
 class _Drawing:
-    """A figure to be drawn, by any process; attributes as of `RenderedFigure`."""
+    """A figure to be drawn, by any process; attributes as in `RenderedFigure`."""
 
     name: str
     task: str

@@ -26,7 +26,7 @@ def random_batch(
     Returns
     -------
     dict of str to array
-        As of `PairBatches`, but without padding: each segment is half of the sequence, and
+        As in `PairBatches`, but without padding: each segment is half of the sequence, and
         `masked_share` determines the number of masked tokens.
     """
     settings = experiment.recipe

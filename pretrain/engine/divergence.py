@@ -52,7 +52,7 @@ class Watch:
 
     Stop a run at once when its loss or a weight is not finite, and stop a run whose loss stays
     above `limit` for `steps` steps in a row. A run that learns nothing, whose loss is that of
-    guessing, goes on: such runs are part of the variance under study.
+    guessing, continues: such runs are part of the variance under study.
 
     Attributes
     ----------

@@ -12,9 +12,9 @@ shards. In `corpus/`:
     shards/00000.json           counts and checksum; written last
     sentences.npy               int64 [sentence + 1], where each begins among all tokens
     documents.npy               int64 [document + 1], where each begins among all sentences
-    corpus.json                 counts and checksums of all these; the corpus is finished when it
-                                is there
-    corpus.json.sha256          its own checksum
+    corpus.json                 counts and checksums of all these; written last: with it, the
+                                corpus is finished
+    corpus.json.sha256          checksum of corpus.json
 
 Opening a corpus checks `corpus.json`, `sentences.npy` and `documents.npy` against their
 checksums, and the type and length of every shard. The shards' content, many gigabytes, is
