@@ -44,7 +44,7 @@ def initial_weights(
         Weights by path, without those of `known`.
     """
     weights: Weights = {}
-    for place, path in enumerate(sorted(shapes)):
+    for position, path in enumerate(sorted(shapes)):
         if path in known:
             continue
         shape = shapes[path]
@@ -53,6 +53,6 @@ def initial_weights(
         elif path.endswith(("beta", "bias")):
             weights[path] = np.zeros(shape, np.float32)
         else:
-            draws = truncnorm.rvs(-2, 2, size=shape, random_state=generator(seed, place))
+            draws = truncnorm.rvs(-2, 2, size=shape, random_state=generator(seed, position))
             weights[path] = (standard_deviation * draws).astype(np.float32)
     return weights

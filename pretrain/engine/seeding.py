@@ -125,7 +125,7 @@ class RowDraws:
 _ROUNDS = 6
 
 
-def permuted(seed: int, epoch: int, places: NDArray[np.int64], n: int) -> NDArray[np.int64]:
+def permuted(seed: int, epoch: int, positions: NDArray[np.int64], n: int) -> NDArray[np.int64]:
     """Compute some entries of a random permutation of 0..n - 1, without the other entries.
 
     A Feistel network over the smallest even number of bits that can represent n - 1. It is
@@ -136,7 +136,7 @@ def permuted(seed: int, epoch: int, places: NDArray[np.int64], n: int) -> NDArra
     ----------
     seed, epoch : int
         Together they determine the permutation.
-    places : int64 array [...]
+    positions : int64 array [...]
         Positions in the permutation, from 0 to n - 1.
     n : int
         Length of the permutation, at most 2^62.
@@ -156,7 +156,7 @@ def permuted(seed: int, epoch: int, places: NDArray[np.int64], n: int) -> NDArra
             left, right = right, left ^ (_mixed(right ^ key) & mask)
         return (left << half) | right
 
-    entries = once(np.asarray(places).astype(np.uint64))
+    entries = once(np.asarray(positions).astype(np.uint64))
     while (outside := entries >= np.uint64(n)).any():
         entries[outside] = once(entries[outside])
     return entries.astype(np.int64)
