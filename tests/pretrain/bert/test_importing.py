@@ -348,7 +348,7 @@ def test_bad_folders_in_googles_layout_are_refused(tmp_path: Path, good: dict[st
 
     two = copy("two")
     shutil.copy(two / "bert_model.ckpt.index", two / "model.ckpt-100.index")
-    assert "holds 2 TensorFlow checkpoints" in refusal(two)
+    assert "has 2 TensorFlow checkpoints" in refusal(two)
 
 
 def test_a_pickle_that_does_more_than_hold_tensors_is_not_run(
