@@ -15,7 +15,7 @@ FULL := .venv/installed
 PEERS := .venv/peers
 BASE := .venv-analysis/installed
 
-# Tests that start commands, or look at an experiment that went through all stages.
+# Tests that start commands, or use an experiment that went through all stages.
 WHOLE := $(wildcard tests/test_*.py) tests/predict/test_plan.py tests/predict/test_stage.py \
 	tests/pretrain/bert/test_exporting.py
 PYTEST := .venv/bin/python -m pytest -q
@@ -32,11 +32,11 @@ help: ## list the targets
 demo: CONFIG = configs/pocket.yaml
 demo: ## run the whole pipeline in small, on data that it generates (configs/pocket.yaml)
 
-# The paper's experiment is long: what it takes, and whether its tasks can be read, is said first.
-plan: $(FULL) ## print what CONFIG takes; fail above LIMIT_HOURS
+# The paper's experiment is long: first print what it takes, and check that its tasks can be read.
+plan: $(FULL) ## print what CONFIG would cost; fail above LIMIT_HOURS
 	.venv/bin/python -m scripts.plan $(CONFIG) --limit-hours $(LIMIT_HOURS)
 
-reproduce: tasks ## check and plan CONFIG, then run all of its stages (default configs/paper.yaml)
+reproduce: tasks ## plan and check CONFIG, then run all of its stages (default configs/paper.yaml)
 tasks: plan ## read the instances of every task of CONFIG
 	.venv/bin/python -m finetune $(CONFIG) --check
 
@@ -54,18 +54,18 @@ check: $(FULL) ## run the linter, the formatter and the type checker; change not
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 
-format: $(FULL) ## mend what the linter can mend, and format
+format: $(FULL) ## fix what the linter can fix, and format
 	.venv/bin/ruff check --fix .
 	.venv/bin/ruff format .
 
-# All at once, on two cores: most tests compute on one core, and many wait for processes.
+# All at once: most tests compute on one core, and many wait for processes.
 test: $(PEERS) $(BASE) ## run all tests
 	$(TOGETHER) test-whole test-analysis test-parts
 
 test-whole: $(PEERS) ## run the tests of whole stages
 	$(PYTEST) $(WHOLE)
 
-test-parts: $(PEERS) ## run the tests of everything between: configs, pretrain, finetune, predict
+test-parts: $(PEERS) ## run the other tests of configs, pretrain, finetune, predict and scripts
 	$(PYTEST) tests --ignore=tests/analysis $(addprefix --ignore=,$(WHOLE))
 
 test-analysis: $(BASE) ## run the tests of the analysis, and the examples in its docstrings

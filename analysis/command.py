@@ -38,10 +38,10 @@ MOST_PROCESSES = 8
 @click.option(
     "--config",
     type=click.Path(path_type=Path),
-    help="Experiment whose predictions to read, in place of FILE.zarr; the report goes to its "
+    help="Read the predictions of this experiment instead of FILE.zarr; the report goes to its "
     "output folder unless --out is given.",
 )
-@click.option("--split", "splits", multiple=True, help="Evaluation split to keep; repeatable.")
+@click.option("--split", "splits", multiple=True, help="Analyse only this split; repeatable.")
 @click.option(
     "--one-split-baseline",
     "split_seed",
@@ -55,7 +55,7 @@ MOST_PROCESSES = 8
     "triplets",
     multiple=True,
     metavar="S1,S2,S3",
-    help="Three sizes whose momentum to compute besides the usual ones; repeatable.",
+    help="Compute the momentum of these three sizes too; repeatable.",
 )
 @click.option(
     "--annotations",
@@ -68,15 +68,15 @@ MOST_PROCESSES = 8
     multiple=True,
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Predictions of reference models, whose accuracy to set beside these: a prediction "
-    "store, or an experiment such as configs/references.yaml; repeatable.",
+    help="Compare with the accuracy of reference models: a prediction store, or an experiment "
+    "such as configs/references.yaml; repeatable.",
 )
 @click.option(
     "--bias-replicates",
     type=click.IntRange(min=0),
     default=100,
     show_default=True,
-    help="Bootstrap samples for the bias of the adaptive threshold; 0 to leave it out.",
+    help="Bootstrap samples for the bias of the adaptive threshold; 0 for no such table.",
 )
 @click.option(
     "--bootstrap",
@@ -84,18 +84,18 @@ MOST_PROCESSES = 8
     type=click.IntRange(min=0),
     default=1000,
     show_default=True,
-    help="Replicates of the Multi-Bootstrap for the intervals; 0 leaves their columns out.",
+    help="Replicates of the Multi-Bootstrap for the intervals; 0 for no intervals.",
 )
 @click.option(
     "--resample-instances",
     is_flag=True,
-    help="Resample instances too, so that intervals are for other instances of the same kind.",
+    help="Resample instances too: the intervals then hold for new instances of the same kind.",
 )
 @click.option(
     "--cluster",
     metavar="COLUMN",
-    help="Resample whole groups of instances that agree in this column of the texts, for example "
-    "text_a.",
+    help="Resample instances in groups that have the same value in this column of the instances, "
+    "for example text_a.",
 )
 @click.option(
     "--seed",
@@ -107,9 +107,8 @@ MOST_PROCESSES = 8
 @click.option(
     "--processes",
     type=click.IntRange(min=1),
-    help="Processes that share out the reading, the bias of the adaptive threshold and the "
-    "figures, where these take long; the results do not depend on it.  [default: the cores, at "
-    f"most {MOST_PROCESSES}]",
+    help="Processes for the steps that take long; the results do not depend on it.  "
+    f"[default: one per core, at most {MOST_PROCESSES}]",
 )
 def analyze(
     stores: tuple[Path, ...],
@@ -201,10 +200,10 @@ def _bootstrap(
     resample_instances: bool,
     cluster: str | None,
 ) -> Bootstrap:
-    """Choose what to resample: pretraining seeds and, if wanted, instances or clusters of them."""
+    """Choose what to resample: pretraining seeds and, if asked, instances or clusters of them."""
     clusters = None
     if replicates and (resample_instances or cluster is not None):
-        # The stores of a task hold the same instances; the first one's texts count.
+        # All stores of a task have the same instances; the texts are read beside the first store.
         clusters = {
             str(store.attrs["task"]): read_clusters(path, store, splits, cluster)
             for path, store in reversed(opened)
@@ -213,7 +212,7 @@ def _bootstrap(
 
 
 def _read_references(paths: Sequence[Path], workers: Workers) -> tuple[TaskPredictions, ...]:
-    """Read prediction stores, or those of experiments, of reference models."""
+    """Read the predictions of reference models, from stores and from experiments' stores."""
     stores: list[Path] = []
     for path in paths:
         stores += _of_experiment(path)[0] if path.suffix in (".yaml", ".yml") else [path]
@@ -229,14 +228,14 @@ def _read_tasks(
     baseline_seed: int | None = None,
     prefix: str = "",
 ) -> list[TaskPredictions]:
-    """Read the stores task by task, and print how much each task holds."""
+    """Read the stores task by task, and print what each task contains."""
     by_task: dict[str, list[tuple[Path, xr.Dataset]]] = {}
     for path, store in opened:
         by_task.setdefault(str(store.attrs["task"]), []).append((path, store))
     tasks = []
     for name, stores in by_task.items():
         total = sum(store.sizes["instance"] * store.sizes["size"] for _, store in stores)
-        # Without a terminal the bar would only fill log files.
+        # `disable=None`: without a terminal there is no bar.
         with tqdm(
             total=total, desc=f"reading {name}", unit=" instances", unit_scale=True, disable=None
         ) as bar:
@@ -269,7 +268,7 @@ def _range(values: Sequence[int]) -> str:
 
 
 def _triplet(text: str, tasks: Sequence[TaskPredictions]) -> tuple[str, str, str]:
-    """Parse one --triplet; some task must have its sizes."""
+    """Parse one --triplet; at least one task must have its sizes."""
     sizes = tuple(name.strip() for name in text.split(","))
     if len(sizes) != 3 or len(set(sizes)) < 3:
         raise InputError(f"--triplet {text}: give three different sizes, separated by commas")
@@ -300,7 +299,7 @@ def _write(
     """Write tables, figures and the report."""
     files: dict[str, bytes] = {}
     for table in tables:
-        # Pandas writes the shortest text that reads back as the same number; NaN as nothing.
+        # pandas writes the shortest text that reads back as the same number, and NaN as "".
         csv = table.frame.to_csv(index=False, lineterminator="\n")
         files[f"{TABLES}/{table.name}.csv"] = csv.encode()
         files[f"{TABLES}/{table.name}.md"] = to_markdown(table).encode()

@@ -1,1 +1,1 @@
-"""Experiments as YAML, their schema, and the error that every stage reports bad input with."""
+"""Experiments as YAML and their schema, and the files, errors and processes of all stages."""

@@ -1,7 +1,7 @@
 """Files and folders that appear whole or not at all.
 
-What is being written lies beside its place under a name with `.partial-`, and is renamed once
-it is on disk. A process that is killed leaves only such a name behind.
+A file or folder is written beside its final path, under a name with `.partial-`, and is renamed
+once it is on disk. A process that is killed leaves at most such a partial file or folder behind.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ def write_text(path: Path, text: str) -> None:
 
 @contextmanager
 def written_beside(path: Path) -> Iterator[Path]:
-    """Yield a place beside `path` to write a file to; afterwards move the file to `path`.
+    """Yield a path beside `path` to write a file to; afterwards move the file to `path`.
 
-    A file that is there already stays until the new one is on disk whole. If the block raises,
-    the old file stays, and nothing is left beside it.
+    An old file at `path` stays until the new one is on disk whole. If the block raises, the old
+    file stays and the new one is removed.
 
     Raises
     ------
@@ -56,14 +56,14 @@ def written_beside(path: Path) -> Iterator[Path]:
 def folder_written_beside(path: Path, *, flush: bool = True) -> Iterator[Path]:
     """Yield an empty folder beside `path` to fill; afterwards move it to `path`.
 
-    If the block raises, the folder is removed and `path` stays as it was. Without `flush` the files
-    may still be on their way to the disk when the folder appears: for folders of many files that
-    have checksums, where waiting for each takes longer than writing them.
+    If the block raises, the folder is removed and `path` stays as it was. Without `flush`, the
+    folder may appear before its files are on disk. That is for folders of many files with
+    checksums, where waiting for each file takes longer than writing it.
 
     Raises
     ------
     InputError
-        If something other than an empty folder is at `path`, before or after the block; if the
+        If `path` is something other than an empty folder, before or after the block; if the
         folder cannot be made; or if there is no space left for it.
     """
     _require_free(path)
@@ -72,7 +72,7 @@ def folder_written_beside(path: Path, *, flush: bool = True) -> Iterator[Path]:
         partial.mkdir(parents=True)
     except OSError as error:
         raise no_space(error, path) or InputError(
-            f"{path}: cannot be made ({error.strerror}); give another place"
+            f"{path}: cannot be made ({error.strerror}); give another path"
         ) from error
     try:
         yield partial
@@ -92,21 +92,21 @@ def folder_written_beside(path: Path, *, flush: bool = True) -> Iterator[Path]:
 
 
 def is_leftover(path: Path) -> bool:
-    """Whether this is a half-written file or folder: being written, or left by a killed process."""
+    """Whether a file or folder is half written: in progress, or left by a killed process."""
     return _MARK in path.name
 
 
 def remove_leftovers(folder: Path, name: str | None = None) -> None:
     """Remove the half-written files and folders that killed processes left in a folder.
 
-    Only a process that alone writes there may do so: one that holds the lock or the claim.
+    Only the one process that may write there, which holds the lock or the claim, may call this.
 
     Parameters
     ----------
     folder : Path
-        The folder; those in it are not searched.
+        The folder; its subfolders are not searched.
     name : str, optional
-        Only what was to become the file or folder of this name.
+        Remove only the partial forms of the file or folder of this name.
     """
     for path in folder.glob(f"{'*' if name is None else glob.escape(name)}{_MARK}*"):
         if path.is_dir() and not path.is_symlink():
@@ -116,15 +116,15 @@ def remove_leftovers(folder: Path, name: str | None = None) -> None:
 
 
 def _partial_path(path: Path) -> Path:
-    # Not by the process id: processes on several hosts may share one.
+    # Not named by the process id: processes on two hosts can have the same one.
     return path.with_name(f"{path.name}{_MARK}{secrets.token_hex(6)}")
 
 
 def _require_free(path: Path) -> None:
-    """Refuse a place at which there is something other than an empty folder."""
+    """Refuse a path at which there is something other than an empty folder."""
     empty = path.is_dir() and not any(path.iterdir())
     if not empty and (path.exists() or path.is_symlink()):
-        raise InputError(f"{path}: is there already; remove it, or give another place")
+        raise InputError(f"{path}: exists already; remove it, or give another path")
 
 
 def _flush_to_disk(path: Path) -> None:

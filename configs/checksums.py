@@ -1,7 +1,7 @@
 """Checksums of text files that one stage writes and others read.
 
-The SHA-256 of `vocab.txt`, for example, is in `vocab.txt.sha256` beside it, as `sha256sum`
-writes it and `sha256sum -c` checks it.
+The SHA-256 of `vocab.txt`, for example, is in `vocab.txt.sha256` beside it, in the format of the
+program `sha256sum`, which can check it (`sha256sum -c`).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from configs.reading import read_bytes, read_text
 
 
 def write_with_checksum(path: Path, text: str) -> None:
-    """Write a text file and, before it, its checksum: a file that is there has one."""
+    """Write a text file and, before it, its checksum, so that no file exists without one."""
     digest = hashlib.sha256(text.encode("utf-8")).hexdigest()
     write_text(checksum_file(path), f"{digest}  {path.name}\n")
     write_text(path, text)
@@ -34,16 +34,16 @@ def check_checksum(path: Path, made_by: str) -> None:
     Raises
     ------
     InputError
-        If the file cannot be read, or does not match.
+        If the file cannot be read, or does not match its checksum.
     """
     checksum = checksum_file(path)
     if checksum.exists():
         advice = f"remove it, and run {made_by}, which makes it again"
         digest = hashlib.sha256(read_bytes(path, advice)).hexdigest()
         if read_text(checksum, advice).split() != [digest, path.name]:
-            raise InputError(f"{path}: is damaged, it does not match {checksum.name}; {advice}")
+            raise InputError(f"{path}: is damaged: it does not match {checksum.name}; {advice}")
 
 
 def checksum_file(path: Path) -> Path:
-    """Place of a file's checksum."""
+    """Return the path of a file's checksum."""
     return path.with_name(f"{path.name}.sha256")

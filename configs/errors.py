@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 _LONGEST = 2000
-"""Characters of a message; the middle of a longer one is left out."""
+"""Most characters of a message; of a longer one, the middle is replaced by dots."""
 
 
 class InputError(click.ClickException):
@@ -21,7 +21,7 @@ class InputError(click.ClickException):
     ----------
     message : str
         Starts with the file, field or run at fault. Line breaks and other control characters,
-        which names and values from outside may hold, are escaped.
+        which names and values in the input may contain, are escaped.
     """
 
     exit_code = 2
@@ -31,14 +31,14 @@ class InputError(click.ClickException):
 
 
 class FieldError(InputError):
-    """Bad input in a field of the experiment, which the message begins with.
+    """Bad input in a field of the experiment; the message begins with the field.
 
-    The command puts the name of the experiment's file before it.
+    The command puts the name of the experiment's file before the message.
     """
 
 
 def _one_line(message: str) -> str:
-    """Escape what would break the line or cannot be printed, and shorten what is very long."""
+    """Escape characters that cannot be printed on one line, and shorten long messages."""
     if len(message) > _LONGEST:
         message = f"{message[: _LONGEST // 2]} ... {message[-_LONGEST // 2 :]}"
     return "".join(
@@ -51,27 +51,27 @@ _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 def no_space(error: BaseException | None, where: Path) -> InputError | None:
-    """Recognise a write that failed for want of space, by the exception or by what caused it.
+    """Recognise an error that a full disk caused, by the exception or its causes.
 
     Parameters
     ----------
     error : exception
-        What was raised: by the system, with the error number of a full disk, a spent quota or
-        a limit on the size of files; or by a library that quotes the system's words.
+        The exception: of the system, with the error number of a full disk, an exhausted quota or
+        a limit on the size of files; or of a library that quotes the system's message.
     where : Path
-        What was being written, or its folder.
+        The file that was being written, or its folder.
 
     Returns
     -------
     InputError or None
-        What to tell the user; None if `error` is something else.
+        The error to report; None if `error` has another cause.
     """
     while error is not None:
         numbered = isinstance(error, OSError) and error.errno in _NO_SPACE
         if numbered or any(os.strerror(number) in str(error) for number in _NO_SPACE):
             return InputError(
-                f"{where}: no space left to write it; free some and run the same command again, "
-                "which goes on from what was written before"
+                f"{where}: no space left to write it; free some and run the same command again to "
+                "continue from what is finished"
             )
         error = error.__cause__ or error.__context__
     return None

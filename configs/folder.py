@@ -1,4 +1,4 @@
-"""The experiment's folder: of one experiment, never two."""
+"""The experiment's folder, which belongs to one experiment only."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def prepare_folder(experiment: Experiment) -> Path:
     ------
     InputError
         If the folder holds another experiment (the message names a field that differs) or
-        something else, or cannot be made; nothing in it is touched.
+        something else, or cannot be made; nothing in it is changed.
     """
     folder = experiment.output
     try:
@@ -40,24 +40,26 @@ def prepare_folder(experiment: Experiment) -> Path:
 
 def _prepare_folder(experiment: Experiment, folder: Path) -> Path:
     record = experiment_record(folder)
-    here = experiment.as_plain()
-    text = json.dumps(here, indent=2, sort_keys=True) + "\n"
+    given = experiment.as_plain()
+    text = json.dumps(given, indent=2, sort_keys=True) + "\n"
     if record.exists():
-        there = _with_defaults(read_json_object(record, _ADVICE), folder)
-        if there == here:
+        recorded = _with_defaults(read_json_object(record, _ADVICE), folder)
+        if recorded == given:
             return folder
-        # As long as nothing is made, a corrected experiment may take the folder over.
+        # A corrected experiment may take over a folder without results.
         kept = {record, logs_folder(folder), claims_folder(folder)}
         if any(path not in kept and not _is_half_made(path) for path in folder.iterdir()):
             raise InputError(
-                f"{folder}: holds another experiment ({_difference(there, here)}); {_ADVICE}"
+                f"{folder}: holds another experiment ({_difference(recorded, given)}); {_ADVICE}"
             )
         write_text(record, text)
         return folder
     if folder.exists() and not (folder.is_dir() and all(map(_is_half_made, folder.iterdir()))):
         if record.exists():  # made by another process since
             return _prepare_folder(experiment, folder)
-        raise InputError(f"{folder}: is there already and is no experiment; give another output")
+        raise InputError(
+            f"{folder}: exists already and is not the folder of an experiment; give another output"
+        )
     folder.mkdir(parents=True, exist_ok=True)
     write_text(record, text)
     return folder
@@ -66,32 +68,32 @@ def _prepare_folder(experiment: Experiment, folder: Path) -> Path:
 def recorded_experiment(experiment: Experiment) -> dict[str, Any]:
     """Read the configuration as `prepare_folder` recorded it.
 
-    It is the same in every process and for every later version, which may have more fields.
+    It is the same in every process, and in later versions whose schema has more fields.
     """
     return read_json_object(experiment_record(experiment.output), _ADVICE)
 
 
-def _with_defaults(there: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Fill fields that the schema got after the record was written with their defaults."""
+def _with_defaults(recorded: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Add the defaults of fields that the schema got after the record was written."""
     try:
-        return Experiment.model_validate({**there, "output": folder}).as_plain()
-    except ValueError:  # of which pydantic's ValidationError is one
-        return there
+        return Experiment.model_validate({**recorded, "output": folder}).as_plain()
+    except ValueError:  # pydantic's ValidationError is one
+        return recorded
 
 
 def _is_half_made(path: Path) -> bool:
-    """Whether a process that makes the folder, or was killed while it did, wrote this."""
+    """Whether this is a partial record of a process that is making the folder, or was killed."""
     return is_leftover(path) and path.name.startswith(experiment_record(path.parent).name)
 
 
-def _difference(there: Any, here: Any, field: str = "") -> str:
-    """Name the first field in which two configurations differ."""
-    if isinstance(there, dict) and isinstance(here, dict):
-        for key in sorted({*there, *here}):
-            if there.get(key) != here.get(key):
-                return _difference(there.get(key), here.get(key), f"{field}.{key}".lstrip("."))
-    if isinstance(there, list) and isinstance(here, list) and len(there) == len(here):
-        for i, (value, other) in enumerate(zip(there, here, strict=True)):
+def _difference(recorded: Any, given: Any, field: str = "") -> str:
+    """Describe the first field in which two configurations differ."""
+    if isinstance(recorded, dict) and isinstance(given, dict):
+        for key in sorted({*recorded, *given}):
+            if recorded.get(key) != given.get(key):
+                return _difference(recorded.get(key), given.get(key), f"{field}.{key}".lstrip("."))
+    if isinstance(recorded, list) and isinstance(given, list) and len(recorded) == len(given):
+        for i, (value, other) in enumerate(zip(recorded, given, strict=True)):
             if value != other:
                 return _difference(value, other, f"{field}.{i}")
-    return f"{field} is {there!r} there and {here!r} here"
+    return f"{field} is {recorded!r} there and {given!r} here"

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, NoReturn
 if TYPE_CHECKING:
     import click
 
-_WORDS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
+_WORDS = {signal.SIGINT: "Interrupted", signal.SIGTERM: "Terminated"}
 
 
 class Interrupted(BaseException):
-    """Ctrl-C (SIGINT) or SIGTERM reached this process.
+    """Raised when this process receives Ctrl-C (SIGINT) or SIGTERM.
 
-    Click has an answer of its own to KeyboardInterrupt, which this is therefore not.
+    It is not a KeyboardInterrupt, because click handles that in its own way.
 
     Parameters
     ----------
@@ -33,16 +33,15 @@ class Interrupted(BaseException):
 def run_command(load: Callable[[], click.Command], prog_name: str) -> NoReturn:
     """Run a command, and end the process with its exit code.
 
-    Ctrl-C and SIGTERM stop it wherever it is. Its worker processes are killed: every stage can
-    be killed at any moment, keeps what is finished and goes on from there.
+    Ctrl-C and SIGTERM stop it at any point. Its worker processes are killed: every stage can be
+    killed at any moment, keeps what is finished and continues from there.
 
     Parameters
     ----------
     load : callable
-        Imports the command and returns it; the import, which takes seconds, can be interrupted
-        like the command.
+        Imports the command and returns it. The import takes seconds, and can be interrupted too.
     prog_name : str
-        What the command is called in its help.
+        Name of the command in its help.
     """
     for number in _WORDS:
         signal.signal(number, _interrupt)
@@ -64,8 +63,8 @@ def _end(interruption: Interrupted) -> None:
     from configs.processes import kill_workers
 
     kill_workers()
-    # Frames that end now close their progress bars, so that the line comes after those.
+    # This releases the frames, which closes their progress bars before the line is printed.
     interruption.__traceback__ = interruption.__context__ = None
     word = _WORDS[interruption.number]
-    message = f"{word}; what is finished is kept, run the same command again to go on"
-    print(message.capitalize(), file=sys.stderr)
+    message = f"{word}; run the same command again to continue from what is finished"
+    print(message, file=sys.stderr)

@@ -22,19 +22,19 @@ _MERGE = "tag:yaml.org,2002:merge"
 class _Loader(yaml.SafeLoader):
     """A safe loader whose time and memory are bounded.
 
-    It refuses a key that is given twice, of which YAML's own keeps the last; aliases that
-    multiply to more than 100,000 nodes; nesting deeper than 50; and text with a NUL character or
-    half of a surrogate pair, which libraries behind it do not take as text.
+    It refuses a key that is given twice (PyYAML would keep the last one), aliases that expand to
+    more than 100,000 nodes, nesting deeper than 50, and text with a NUL character or half of a
+    surrogate pair, which other libraries do not accept as text.
     """
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
         self._depth = 0
-        # Of every composed node: its nodes once aliases are replaced, and how deep they nest.
+        # For every composed node, with aliases replaced: the number of its nodes and its depth.
         self._extent: dict[yaml.Node, tuple[int, int]] = {}
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node:
-        """Compose a node, and bound what it is once aliases are replaced."""
+        """Compose a node, and limit its size and depth with aliases replaced."""
         event = self.peek_event()
         self._depth += 1
         if self._depth > _DEEPEST:
@@ -45,7 +45,7 @@ class _Loader(yaml.SafeLoader):
         if not isinstance(event, yaml.AliasEvent):
             self._extent[node] = self._measure(node)
         elif node not in self._extent:
-            raise _problem("an alias names what it is in", event.start_mark)
+            raise _problem("an alias refers to a value that contains it", event.start_mark)
         return node
 
     def _measure(self, node: yaml.Node) -> tuple[int, int]:
@@ -69,11 +69,11 @@ class _Loader(yaml.SafeLoader):
         """Compose a scalar, and check that it is text."""
         node = super().compose_scalar_node(anchor)
         if any(character == "\0" or "\ud800" <= character <= "\udfff" for character in node.value):
-            raise _problem("a character that is no text", node.start_mark)
+            raise _problem("a character that is not valid text", node.start_mark)
         return node
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
-        """Compose a mapping; a key may replace one that is merged in with `<<`, and no other."""
+        """Compose a mapping; a key may override a key that `<<` merges in, but not another one."""
         node = super().compose_mapping_node(anchor)
         seen = set()
         for key, _ in node.value:
@@ -85,19 +85,20 @@ class _Loader(yaml.SafeLoader):
         return node
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
-        """Construct a value; text that its tag does not allow is refused."""
+        """Construct a value; refuse text that is not valid for the value's tag."""
         try:
             return super().construct_object(node, deep)
         except yaml.YAMLError:
             raise
         except Exception as error:
-            # The constructors of tags raise whatever Python raises for such text.
+            # For such text, the constructors of tags raise various exceptions of Python.
             tag = node.tag.removeprefix("tag:yaml.org,2002:")
             value = f"{node.value!r:.40}" if isinstance(node, yaml.ScalarNode) else "this"
-            raise _problem(f"{value} is no {tag}", node.start_mark, "correct it") from error
+            problem = f"{value} is not of type {tag}"
+            raise _problem(problem, node.start_mark, "correct it") from error
 
 
-def _problem(problem: str, mark: Any, advice: str = "mend the file") -> yaml.MarkedYAMLError:
+def _problem(problem: str, mark: Any, advice: str = "correct the file") -> yaml.MarkedYAMLError:
     return yaml.MarkedYAMLError(problem=f"{problem}; {advice}", problem_mark=mark)
 
 
@@ -130,7 +131,7 @@ def load_experiment(path: Path | str) -> Experiment:
 
 
 def _tasks_of(path: Path, other: str) -> list[Any]:
-    """Take the tasks of another experiment, named relative to the one that refers to it."""
+    """Read the tasks of another experiment, whose path is relative to the first experiment's."""
     tasks = _read_mapping(path.parent / other).get("tasks")
     if not isinstance(tasks, list):
         raise InputError(
@@ -140,17 +141,17 @@ def _tasks_of(path: Path, other: str) -> list[Any]:
 
 
 def _read_mapping(path: Path) -> dict[str, Any]:
-    """Read an experiment's YAML, not checked against the schema yet."""
+    """Read an experiment's YAML, without checking it against the schema."""
     text = read_text(path, "give an experiment file", largest=_LARGEST_FILE)
     try:
         fields = _Loader(text).get_single_data()
     except Exception as error:
-        # The scanner raises what Python does, for example for an escape beyond Unicode.
+        # The scanner also raises exceptions of Python, such as for an escape beyond Unicode.
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark is not None else ""
         problem = getattr(error, "problem", None)
         if type(error) is not yaml.MarkedYAMLError or problem is None:
-            problem = "not valid YAML; mend the file"
+            problem = "not valid YAML; correct the file"
         raise InputError(f"{path}{line}: {problem}") from error
     if not isinstance(fields, dict):
         raise InputError(f"{path}: an experiment is a mapping of fields; see configs/pocket.yaml")
@@ -160,7 +161,7 @@ def _read_mapping(path: Path) -> dict[str, Any]:
 def _first_problem(error: ValidationError) -> str:
     """Name the field of the first problem, and count the others.
 
-    An unknown key comes first: a misspelt field is also missing under its right name.
+    An unknown key comes first: a misspelt field is also missing under its correct name.
     """
     problems = error.errors(include_url=False, include_context=False, include_input=False)
     problem = min(problems, key=lambda problem: problem["type"] != "extra_forbidden")

@@ -1,4 +1,4 @@
-"""A lock between processes that write to one place."""
+"""A lock between processes that write to the same path."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from configs.errors import InputError
 
 @contextmanager
 def locked(path: Path, wait: bool = True) -> Iterator[None]:
-    """Hold the lock that goes with `path`; the operating system frees it if the process dies.
+    """Hold the lock of `path`; the operating system releases it if the process dies.
 
     Parameters
     ----------
     path : Path
-        What is about to be written. The lock is the file beside it whose name ends in ``.lock``.
+        The path to write to. The lock is the file beside it whose name ends in ``.lock``.
     wait : bool
-        Whether to wait for another process that holds the lock, or to refuse.
+        Whether to wait for another process that holds the lock, or to raise an error.
 
     Raises
     ------
@@ -43,6 +43,6 @@ def locked(path: Path, wait: bool = True) -> Iterator[None]:
     try:
         yield
     finally:
-        # Removed while held: whoever waits on the removed file sees that and starts again.
+        # Removed while held: a process that waits for the removed file notices and tries again.
         name.unlink(missing_ok=True)
         lock.release()

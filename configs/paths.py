@@ -1,12 +1,12 @@
-"""Where everything of an experiment lies: the table of contents of its folder.
+"""Paths of all files of an experiment: the table of contents of its folder.
 
     experiment.json                             the configuration
-    logs/STAGE.log                              what a stage did
-    claims/NAME.claim                           who works on what
+    logs/STAGE.log                              log of a stage
+    claims/NAME.claim                           the process that works on a run
     vocab.txt                                   the vocabulary
     corpus/                                     the tokenized corpus
     pretrain/SIZE/pP/encoder.safetensors        an encoder
-    pretrain/SIZE/pP/encoder-stepN.safetensors  the same, after N steps
+    pretrain/SIZE/pP/encoder-stepN.safetensors  the same run's encoder after N steps
     tasks/TASK/                                 a task's tokenized instances
     finetune/TASK/search.csv                    the hyper-parameter search
     finetune/TASK/search/TRIAL/result.json      one run of it
@@ -14,7 +14,8 @@
     predictions/TASK.zarr                       the prediction tensor
     report/                                     tables and figures
 
-The folders of runs also hold training states and loss curves.
+The folders of runs also contain training states and loss curves. A text file that a later stage
+reads has its checksum beside it, with the ending `.sha256`.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from pathlib import Path
 
 
 def experiment_record(output: Path) -> Path:
-    """File with the whole configuration; the folder is an experiment's when it is there."""
+    """File with the whole configuration, by which a folder is recognized as an experiment's."""
     return output / "experiment.json"
 
 
@@ -33,7 +34,7 @@ def logs_folder(output: Path) -> Path:
 
 
 def log_file(output: Path, name: str) -> Path:
-    """Log of a stage, or of the libraries under it (`backend`)."""
+    """Log of a stage, or of TensorFlow's libraries (`backend`)."""
     return logs_folder(output) / f"{name}.log"
 
 
@@ -53,7 +54,7 @@ def vocabulary_file(output: Path) -> Path:
 
 
 def corpus_folder(output: Path) -> Path:
-    """Folder of the tokenized corpus; see `pretrain.text.corpus` for what is in it."""
+    """Folder of the tokenized corpus; see `pretrain.text.corpus` for its files."""
     return output / "corpus"
 
 
@@ -63,7 +64,7 @@ def run_folder(output: Path, size: str, pretrain_seed: int) -> Path:
 
 
 def encoder_file(output: Path, size: str, pretrain_seed: int, step: int | None = None) -> Path:
-    """Weights of one encoder with its pretraining heads: the last ones, or those of a step."""
+    """Weights of one encoder with its pretraining heads: after the last step, or after `step`."""
     name = "encoder" if step is None else f"encoder-step{step}"
     return run_folder(output, size, pretrain_seed) / f"{name}.safetensors"
 
@@ -74,7 +75,7 @@ def prepared_folder(output: Path, task: str) -> Path:
 
 
 def prepared_instances(output: Path, task: str) -> Path:
-    """File of the instances that a task predicts; written last: a task with it is prepared."""
+    """File of the instances that a task predicts; written last: with it, a task is prepared."""
     return prepared_folder(output, task) / "evaluation.parquet"
 
 
@@ -104,7 +105,7 @@ def classifier_file(folder: Path, epoch: float) -> Path:
 
 
 def store_path(output: Path, task: str) -> Path:
-    """Store of a task's prediction tensor."""
+    """Prediction store of a task."""
     return output / "predictions" / f"{task}.zarr"
 
 

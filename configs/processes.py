@@ -1,12 +1,12 @@
-"""Worker processes: one way to start them, three ways to share work out among them.
+"""Worker processes: one way to start them, three ways to give them work.
 
-A worker is a new Python process (spawned, as a fork of a process with threads can hang). It ends as
-soon as its parent has ended, however that happened. It ignores Ctrl-C and SIGTERM, which a terminal
+A worker is a new Python process (spawned, because a fork of a process with threads can hang). It
+ends as soon as its parent has ended for any reason. It ignores Ctrl-C and SIGTERM, which a terminal
 or a scheduler may send to every process of a command: the parent alone reacts, and ends its workers
 (`configs.interruption`).
 
 `Workers.map` gives results in the order of the items, `results_as_completed` as soon as they are
-there, and `messages_from` runs one long function a worker and passes on what it sends.
+computed, and `messages_from` runs one long function in each worker and yields its messages.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from threadpoolctl import ThreadpoolController
 from configs.errors import InputError
 
 WORTH_STARTING = 5.0
-"""Seconds of work for which `Workers` starts processes; their start takes about two."""
+"""Least seconds of work for which `Workers` starts processes; their start takes about two."""
 
 _SIGNALS_OF_PARENT = (signal.SIGINT, signal.SIGTERM)
 
@@ -46,11 +46,11 @@ Send = Callable[[Any], None]
 
 
 class WorkerProcess(multiprocessing.context.SpawnProcess):
-    """A process that ends with its parent, and leaves signals that end a command to it."""
+    """A process that ends with its parent and ignores signals that only the parent handles."""
 
     def start(self) -> None:
-        """Start the process with the parent's signals blocked: it inherits that."""
-        # Starting the tracker would unblock them again.
+        """Start the process while the signals are blocked, which the process inherits."""
+        # Starting the tracker later would unblock the signals.
         resource_tracker.ensure_running()
         before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS_OF_PARENT)
         try:
@@ -71,7 +71,7 @@ class WorkerProcess(multiprocessing.context.SpawnProcess):
 
 
 class _WorkerContext(multiprocessing.context.SpawnContext):
-    """What Python's pools and queues take their processes from."""
+    """The context from which Python's pools and queues take their processes."""
 
     Process = WorkerProcess
 
@@ -108,7 +108,7 @@ class Workers:
     Parameters
     ----------
     processes : int
-        How many processes work; with 1 all work is done in this one.
+        How many processes work; with 1 all work is done in this process.
     """
 
     def __init__(self, processes: int = 1) -> None:
@@ -136,16 +136,16 @@ class Workers:
         Parameters
         ----------
         function : callable
-            Of a module, as other processes have to find it.
+            A function of a module, so that other processes can import it.
         items : iterable
             Taken as workers become free.
         seconds : float
-            Roughly how long all of it takes one process.
+            Rough time that one process needs for all items.
 
         Yields
         ------
         object
-            What the function returns, in the order of the items.
+            The function's results, in the order of the items.
 
         Raises
         ------
@@ -161,11 +161,11 @@ class Workers:
         waiting: deque[Future[Result]] = deque()
         try:
             with _named_death(
-                "a worker process died, perhaps for want of memory; run the same command with "
-                "--processes 1"
+                "a worker process died, perhaps because memory ran out; run the same command "
+                "with --processes 1"
             ):
                 for item in items:
-                    # One more than there are processes, so that none waits for its next item.
+                    # One item more than processes, so that no process waits for its next item.
                     if len(waiting) > self.processes:
                         yield waiting.popleft().result()
                     waiting.append(self._pool.submit(_in_worker, function, item))
@@ -183,23 +183,23 @@ def results_as_completed(
     *,
     name: str,
 ) -> Iterator[tuple[Item, Result]]:
-    """Apply a function, which may keep something between items, to every item.
+    """Apply a function, which may keep state between items, to every item.
 
     Parameters
     ----------
     make : callable
         Makes the function, once in every process; picklable.
     items : sequence
-        What to apply it to.
+        Arguments of the function.
     processes : int
-        How many processes work; with 1 all work is done in this one.
+        How many processes work; with 1 all work is done in this process.
     name : str
-        What a message about a worker that died begins with.
+        Name of the work, with which a message about a worker that died begins.
 
     Yields
     ------
     (object, object)
-        Each item and its result, as soon as it is there.
+        Each item and its result, as soon as it is computed.
 
     Raises
     ------
@@ -214,8 +214,8 @@ def results_as_completed(
     pool = ProcessPoolExecutor(processes, _CONTEXT, initializer=_make, initargs=(make,))
     try:
         with _named_death(
-            f"{name}: a worker process died, perhaps for want of memory; run the same command "
-            "again to go on after what is finished"
+            f"{name}: a worker process died, perhaps because memory ran out; run the same command "
+            "again to continue from what is finished"
         ):
             futures = {pool.submit(_apply_made, item): item for item in items}
             for future in as_completed(futures):
@@ -227,31 +227,31 @@ def results_as_completed(
 def messages_from(
     function: Callable[..., None], arguments: Sequence[tuple[Any, ...]], *, name: str
 ) -> Generator[Any, None, None]:
-    """Run a function in several processes at a time, and pass on the messages that it sends.
+    """Run a function in several processes at a time, and yield the messages that it sends.
 
     When the iterator is closed before its end, the processes are killed.
 
     Parameters
     ----------
     function : callable
-        Of a module; called with a function that sends a message (anything picklable), and the
-        arguments.
+        A function of a module. It is called with a function that sends a message (any picklable
+        object), and the arguments.
     arguments : sequence of tuple
         The arguments in each process.
     name : str
-        What a message about a worker that died begins with.
+        Name of the work, with which a message about a worker that died begins.
 
     Yields
     ------
     object
-        The messages, those of one process in their order; until all processes have returned.
+        The messages, until all processes have returned. Those of one process are in order.
 
     Raises
     ------
     InputError
-        What `function` raised, or if a worker process died.
+        If `function` raises it, or if a worker process died.
     RuntimeError
-        If `function` raised anything else; with its traceback.
+        If `function` raises anything else; with its traceback.
     """
     queue: Queue[tuple[str, Any]] = _CONTEXT.Queue()
     started: list[WorkerProcess] = []
@@ -269,7 +269,7 @@ def messages_from(
                 if dead:
                     raise InputError(
                         f"{name}: a worker process died (exit code {dead[0].exitcode}); "
-                        "run the same command again to go on from the last checkpoint"
+                        "run the same command again to continue from the last checkpoint"
                     ) from None
                 continue
             if kind == "message":
@@ -289,7 +289,7 @@ def messages_from(
 
 @contextmanager
 def _named_death(message: str) -> Iterator[None]:
-    """Put a message in the place of the error by which a pool reports a worker that died."""
+    """Replace the error by which a pool reports a worker that died by an `InputError`."""
     try:
         yield
     except BrokenProcessPool as error:
@@ -297,13 +297,13 @@ def _named_death(message: str) -> Iterator[None]:
 
 
 def _shut_down(pool: ProcessPoolExecutor, error: BaseException | None) -> None:
-    """End a pool: at once where the command is interrupted, else after the items under way."""
+    """End a pool: at once if the command is interrupted, otherwise after the items in progress."""
     if error is not None and not isinstance(error, Exception):
         kill_workers()
     pool.shutdown(cancel_futures=True)
 
 
-# What follows runs in workers.
+# The functions below run in workers.
 
 
 def _send_messages(
@@ -323,7 +323,7 @@ _made: Callable[[Any], Any]
 
 def _make(make: Callable[[], Callable[[Any], Any]]) -> None:
     global _made
-    # There is a worker for every core already.
+    # There already is a worker for every core.
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     _made = make()
 
@@ -333,8 +333,8 @@ def _apply_made(item: Any) -> Any:
 
 
 def _in_worker(function: Callable[[Item], Result], item: Item) -> Result:
-    # As many processes as cores read already; Zarr's threads would only wake each other. It is
-    # not imported here, as training has no use for it.
+    # There already are as many processes as cores, so that threads of zarr would only cost time.
+    # It is not imported here because training does not need it.
     zarr = sys.modules.get("zarr")
     if zarr is not None:
         zarr.config.set({"threading.max_workers": 1})

@@ -1,10 +1,10 @@
-"""The schema of an experiment: what `pocket.yaml` and `paper.yaml` may say.
+"""The schema of an experiment: the fields of `pocket.yaml`, `paper.yaml` and others.
 
 Unknown keys, wrong types and impossible combinations are refused with the field's name.
-Numbers have upper limits that no experiment comes near, so that a slip such as a missing dot
-is refused at once and does not fill the memory later. Paths in an experiment are relative to
-the folder in which the command is run. `tasks` may be the name of another experiment's file,
-relative to the first, whose tasks are taken.
+Numbers have upper limits far above those of any experiment, so that a typing error such as a
+missing dot is refused at once and does not fill the memory later. Paths in an experiment are
+relative to the folder in which the command is run. `tasks` may be the path of another
+experiment's file, relative to the first one; its tasks are used then.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from pydantic import (
 _MOST_KEPT = 10_000
 _MOST_RUNS = 1_000_000
 _LONGEST_PATH = 2000
-# What file systems allow, less what `configs.atomic` adds.
+# The limit of file systems, minus what `configs.atomic` adds to a name.
 _LONGEST_PART = 200
 
 # These become parts of file names.
@@ -49,10 +49,10 @@ PathOrText = TypeVar("PathOrText", Path, str)
 
 
 def _check_path(path: PathOrText) -> PathOrText:
-    """Refuse what no file system takes as a path."""
+    """Refuse text that no file system accepts as a path."""
     text = str(path)
     if "\0" in text:
-        raise ValueError("a path holds no NUL character")
+        raise ValueError("a path cannot contain a NUL character; remove it")
     if len(text) > _LONGEST_PATH:
         raise ValueError(f"has {len(text)} characters; a path may have {_LONGEST_PATH:,}")
     if isinstance(path, Path) and max(map(len, map(str.encode, path.parts)), default=0) > (
@@ -74,7 +74,7 @@ def _as_epoch(value: Any) -> Any:
     if isinstance(value, bool):
         raise ValueError(f"{str(value).lower()} is a truth value; give epochs such as 3 or 10/3")
     if isinstance(value, str):
-        # Not all that `Fraction` reads: 1e999999999 would take it for ever.
+        # `Fraction` would read more, but on 1e999999999 it would not end.
         if not (_DECIMAL.fullmatch(value) or _FRACTION.fullmatch(value)):
             raise ValueError(f"{value!r} is not a number of epochs such as 3 or 10/3")
         try:
@@ -88,7 +88,7 @@ Epoch = Annotated[float, BeforeValidator(_as_epoch), Field(gt=0.0, le=10_000.0)]
 
 
 def label_text(value: Any) -> Any:
-    """Write a label that is an integer or a truth value as text, as data sets are read.
+    """Write a label that is an integer or a truth value as text; labels of data sets are, too.
 
     Returns
     -------
@@ -115,21 +115,21 @@ class Strict(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _no_truth_value_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
-        # Pydantic would read true, which YAML also writes yes and on, as the number 1.
+        # Pydantic would read true (in YAML also yes and on) as the number 1.
         assert info.field_name is not None  # only a validator of a whole model has none
         if isinstance(value, bool) and cls.model_fields[info.field_name].annotation is not bool:
-            raise ValueError(f"{str(value).lower()} is a truth value; give what the field holds")
+            raise ValueError(f"{str(value).lower()} is a truth value; give the field's own type")
         return value
 
 
 class World(Strict):
     """The embedded data: a small world from which a corpus and tasks are generated.
 
-    A source with `path: world` reads it; see `pretrain.text.world` for what is generated.
-    `documents` counts those of the corpus, `train` and `evaluation` the instances of the
-    inference task, `hans` those of its two-class evaluation set, `habitat_train` and
-    `habitat_evaluation` those of the habitat task. A share `wrong_labels` of the evaluation
-    sets (except `hans`), and of the habitat task's training set, gets a wrong label.
+    A source with `path: world` reads it; `pretrain.text.world` describes the data. `documents` is
+    the number of documents of the corpus. `train` and `evaluation` are the numbers of instances of
+    the inference task, `hans` that of its two-class evaluation set, `habitat_train` and
+    `habitat_evaluation` those of the habitat task. A share `wrong_labels` of the evaluation sets
+    (except `hans`), and of the habitat task's training set, gets a wrong label.
     """
 
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] = 0
@@ -151,8 +151,8 @@ class Source(Strict):
     `world` for the embedded data (`name`: `corpus`, `inference`, `hans` or `habitat`).
 
     In `csv` files, `delimiter` separates the columns; with `quoting: none`, quotation marks are
-    ordinary characters; `columns` names the columns of files without a heading. `origin` says
-    where to get a file; the message that it is missing repeats it.
+    ordinary characters; `columns` names the columns of files without a heading. `origin` states
+    where to get a file; the message that the file is missing repeats it.
     """
 
     path: PathText
@@ -181,10 +181,10 @@ class Source(Strict):
 class Text(Source):
     """Text to pretrain on: a source, and how its rows become documents of sentences.
 
-    `text` names the columns of a row that hold text, in order. With `sentences: lines` every
+    `text` names the columns of a row that contain text, in order. With `sentences: lines` every
     line is a sentence; with `sentences: punctuation` lines are also split after `.`, `!` and
-    `?`. `rows_per_document` consecutive rows make a document: 1 where a row is an article,
-    more where a row is one sentence of a book.
+    `?`. `rows_per_document` consecutive rows make a document: 1 if a row is an article, more if a
+    row is one sentence of a book.
     """
 
     text: Annotated[list[str], Field(min_length=1)] = ["text"]
@@ -259,9 +259,9 @@ class Optimizer(Strict):
 
 
 class Keep(Strict):
-    """A stretch of pretraining in which the encoder is kept after every `every` steps.
+    """A stretch of pretraining in which the encoder is saved after every `every` steps.
 
-    It begins where the stretch before it ends, and ends with step `until`, or with the last one.
+    It begins at the end of the stretch before it, and ends with step `until` or the last step.
     """
 
     every: Count
@@ -289,7 +289,8 @@ class Pretraining(Strict):
     """Masked-token and next-sentence pretraining of every size with every seed.
 
     Activations and products are computed in `precision`; weights, losses and sums over steps
-    are float32. A batch is cut into `accumulate` parts, one after another, to need less memory.
+    are float32. A batch is cut into `accumulate` parts that are computed one after another, which
+    needs less memory.
     """
 
     seeds: Annotated[int, Field(ge=2, le=1000)]
@@ -344,7 +345,9 @@ class Pretraining(Strict):
             for stretch, (begin, end) in zip(self.keep, pairwise(ends), strict=True)
         )
         if kept > _MOST_KEPT:
-            raise ValueError(f"keep: keeps {kept:,} encoders a run; {_MOST_KEPT:,} are the most")
+            raise ValueError(
+                f"keep: keeps {kept:,} encoders of each run; {_MOST_KEPT:,} are the most"
+            )
         return self
 
     @property
@@ -361,13 +364,13 @@ class Pretraining(Strict):
 
 
 class Checkpoints(Strict):
-    """Encoders that others pretrained, in place of pretraining: see `pretrain.bert.importing`.
+    """Encoders that others pretrained, instead of pretraining: see `pretrain.bert.importing`.
 
     `checkpoints` names one for each size: a folder, or a model of the Hugging Face hub. In it,
     `{seed}` stands for the pretraining seed; there are `seeds` of them, from `first_seed` on.
-    `revision` is the hub's. Checkpoints bring their own vocabulary. `sequence_length` is the
-    number of their positions, and `lowercase` whether their tokenizer lowercases; a checkpoint
-    whose configuration differs is refused.
+    `revision` is a revision on the hub. Checkpoints have their own vocabulary. `sequence_length`
+    is the number of their positions, and `lowercase` whether their tokenizer lowercases; a
+    checkpoint whose configuration differs is refused.
 
     `gelu` is the activation that the encoder was pretrained with. Google's own code, which
     pretrained BERT, Turc et al.'s models and the MultiBERTs, computes the `tanh` approximation.
@@ -388,7 +391,7 @@ class Checkpoints(Strict):
         for size, where in self.checkpoints.items():
             if re.search(r"[{}]", where.replace("{seed}", "")) or not where.strip():
                 raise ValueError(
-                    f"checkpoints.{size}: {where!r} is no folder or hub name; only {{seed}} may "
+                    f"checkpoints.{size}: {where!r} is not a folder or hub name; only {{seed}} may "
                     "be in braces"
                 )
             if self.seeds > 1 and "{seed}" not in where:
@@ -408,7 +411,7 @@ ORIGINS = ("trained", "imported")
 
 
 def _origin(value: Any) -> str:
-    """Branch of `pretraining`: whether it names checkpoints or says how to train."""
+    """Choose the branch of `pretraining`: checkpoints to import, or a recipe to train."""
     named = "checkpoints" in value if isinstance(value, dict) else isinstance(value, Checkpoints)
     return ORIGINS[named]
 
@@ -420,12 +423,12 @@ Encoders = Annotated[
 
 
 class Examples(Source):
-    """Labelled instances: a source, and what its columns mean.
+    """Labelled instances: a source, and the meaning of its columns.
 
     `label_map` turns the source's label values, written as text, into the task's labels; rows
     whose label it maps to null are skipped. Without a `guid` column the guid is
     `<split>-<row>`, where split is the evaluation set's name and row the number in the column
-    `row`, or without that column the row's place in the source, from 0.
+    `row`, or without that column the row's position in the source, from 0.
     """
 
     text_a: str = "text_a"
@@ -439,7 +442,7 @@ class Examples(Source):
     @field_validator("label_map", mode="before")
     @classmethod
     def _each_label_once(cls, value: Any) -> Any:
-        # YAML keeps 1 and "1" apart.
+        # In YAML, 1 and "1" are different keys.
         if isinstance(value, dict) and len({label_text(label) for label in value}) < len(value):
             raise ValueError("a label is given twice, as a number and as text; keep one")
         return value
@@ -447,15 +450,15 @@ class Examples(Source):
     @model_validator(mode="after")
     def _one_name(self) -> Self:
         if self.guid is not None and self.row is not None:
-            raise ValueError("row: numbers the rows for guids; with a guid column leave it out")
+            raise ValueError("row: numbers the rows for guids; remove it, or the guid column")
         return self
 
 
 class Task(Strict):
-    """One task: its labels, what it trains on and the sets that it predicts.
+    """One task: its labels, its training set and the evaluation sets to predict.
 
     With `folds: n`, the training rows (as split `train`) and the evaluation sets are pooled
-    and dealt at random into n folds. The instances of a fold are predicted by a classifier
+    and randomly divided into n folds. The instances of a fold are predicted by a classifier
     that was finetuned on the other folds.
 
     With `remove_duplicates`, an instance whose texts occur more than once in the training
@@ -493,7 +496,7 @@ class Search(Strict):
 
 
 class Buffer(Strict):
-    """Shuffle with a buffer of `buffer` examples, filled in the order of the file."""
+    """Shuffle with a buffer of `buffer` instances, filled in the order of the file."""
 
     buffer: Annotated[int, Field(ge=2, le=1_000_000_000)]
 
@@ -539,7 +542,7 @@ class Finetuning(Strict):
         elif self.batch_size is not None:
             _check_accumulate(self.accumulate, [self.batch_size])
         if self.search is not None and partly:
-            raise ValueError("search: chooses batch_size and learning_rate; leave those out")
+            raise ValueError("search: chooses batch_size and learning_rate; remove those two")
         return self
 
 
@@ -553,11 +556,11 @@ class Prediction(Strict):
 class Experiment(Strict):
     """A whole experiment, from text to predictions.
 
-    `pretraining` says how to pretrain the encoders, or which checkpoints to import; these need
-    no corpus, and bring their vocabulary.
+    `pretraining` states how to pretrain the encoders, or which checkpoints to import; checkpoints
+    need no corpus and have their own vocabulary.
 
-    Processes that share the work claim their runs. A claim whose owner has shown no sign of
-    life for `claim_expires` seconds may be taken over.
+    Processes that share the work claim their runs. Another process may take over a claim that its
+    owner has not renewed for `claim_expires` seconds.
     """
 
     name: Name
@@ -611,7 +614,7 @@ class Experiment(Strict):
             if isinstance(self.pretraining, Checkpoints) and given is not None:
                 raise ValueError(
                     f"{field}: nothing is pretrained here, and checkpoints have their own "
-                    "vocabulary; leave it out"
+                    "vocabulary; remove it"
                 )
         if isinstance(self.pretraining, Checkpoints):
             names, named = {size.name for size in self.sizes}, set(self.pretraining.checkpoints)
@@ -625,7 +628,7 @@ class Experiment(Strict):
                 )
 
     def sources(self) -> list[Source]:
-        """Every source of rows that the experiment names."""
+        """List every source of rows of the experiment."""
         sources: list[Source] = list(self.corpus.sources) if self.corpus is not None else []
         for task in self.tasks:
             sources += [task.train, *task.evaluation.values()]
@@ -659,7 +662,7 @@ class Experiment(Strict):
 
     @property
     def recipe(self) -> Pretraining:
-        """How the encoders are pretrained; only of an experiment that imports none."""
+        """How the encoders are pretrained; not for an experiment that imports them."""
         assert isinstance(self.pretraining, Pretraining), "the encoders come from checkpoints"
         return self.pretraining
 
@@ -668,12 +671,12 @@ class Experiment(Strict):
         """Whether the tokenizer lowercases text and strips accents."""
         if isinstance(self.pretraining, Checkpoints):
             return self.pretraining.lowercase
-        assert self.vocabulary is not None  # asked for by the schema
+        assert self.vocabulary is not None  # the schema requires it
         return self.vocabulary.lowercase
 
     @property
     def gelu(self) -> Literal["tanh", "erf"]:
-        """How the encoders compute their activation: BERT's own way unless checkpoints differ."""
+        """How the encoders compute GELU: by BERT's own approximation unless checkpoints differ."""
         return self.pretraining.gelu if isinstance(self.pretraining, Checkpoints) else "tanh"
 
     @property

@@ -44,7 +44,7 @@ def build_classifier(
 
 
 def classification_totals(batch: Mapping[str, Any]) -> dict[str, Any]:
-    """Rows of a batch."""
+    """Count the rows of a batch."""
     return {"rows": ops.cast(ops.shape(batch["label"])[0], "float32")}
 
 
@@ -53,15 +53,16 @@ def classification_loss(
     batch: Mapping[str, Any],
     totals: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Mean cross-entropy and accuracy of one batch.
+    """Compute the mean cross-entropy and the accuracy of a batch.
 
-    With `totals` of a whole batch, what these rows of it add to them.
+    Where `batch` is a part of a larger batch and `totals` are those of the larger one, compute
+    what the part contributes to the larger batch's loss and accuracy.
     """
     rows = (totals or classification_totals(batch))["rows"]
     logits, label = outputs["logits"], batch["label"]
     entropy = ops.sparse_categorical_crossentropy(label, logits, from_logits=True)
-    right = ops.equal(ops.cast(ops.argmax(logits, axis=-1), "int32"), ops.cast(label, "int32"))
+    correct = ops.equal(ops.cast(ops.argmax(logits, axis=-1), "int32"), ops.cast(label, "int32"))
     return {
         "loss": ops.sum(entropy) / rows,
-        "accuracy": ops.sum(ops.cast(right, "float32")) / rows,
+        "accuracy": ops.sum(ops.cast(correct, "float32")) / rows,
     }

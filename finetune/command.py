@@ -28,12 +28,12 @@ from pretrain.jobs.frame import (
 @click.option(
     "--check",
     is_flag=True,
-    help="Only read the instances of every task, and say what there is: before pretraining, so "
-    "that what is wrong with them does not show after it.",
+    help="Read the instances of every task and count them, to find their errors before "
+    "pretraining; train nothing.",
 )
 @plan_option
 def main(config: Path, workers: int | None, check: bool, only_plan: bool) -> None:
-    """Finetune every encoder of CONFIG on every task; does only what is missing."""
+    """Finetune every encoder of CONFIG on every task; finished runs are skipped."""
     if check:
         check_tasks(load_experiment(config))
     elif only_plan:
@@ -43,19 +43,19 @@ def main(config: Path, workers: int | None, check: bool, only_plan: bool) -> Non
 
 
 def check_tasks(experiment: Experiment) -> None:
-    """Read the instances of every task as the stages do, and say what there is.
+    """Read the instances of every task as the stages do, and print how many there are.
 
     Nothing is written, and TensorFlow is not needed.
 
     Parameters
     ----------
     experiment : Experiment
-        The whole experiment; nothing of it needs to be there.
+        The whole experiment; none of its stages needs to be done.
 
     Raises
     ------
     InputError
-        As `finetune.tasks.load_task`, if the folder holds another experiment or a prepared task
+        As in `finetune.tasks.load_task`, if the folder holds another experiment or a prepared task
         that is damaged, or if the instances are too few for the search or for the checkpoints.
     """
     try:
@@ -67,7 +67,7 @@ def check_tasks(experiment: Experiment) -> None:
     if experiment.output.exists():
         prepare_folder(experiment)
     missing = [task for task in experiment.tasks if not is_prepared(experiment, task)]
-    # First, as the hub's data sets take a while.
+    # Before the hub's data sets, which take a while.
     require_local_files(missing)
     for task in experiment.tasks:
         if task in missing:

@@ -1,4 +1,4 @@
-"""Instances whose texts occur more than once among everything that a task trains on and predicts.
+"""Instances whose texts occur more than once in a task's training and evaluation sets.
 
 Source: the authors' `process_input.py` counts every pair (text_a, text_b) over the training
 instances and all predicted ones together, out-of-domain sets included, and keeps those that
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 
 def occurs_once(frames: Sequence[pd.DataFrame]) -> list[NDArray[np.bool_]]:
-    """Tell which instances have texts that no other instance has.
+    """Find the instances whose texts no other instance has.
 
     Parameters
     ----------
@@ -39,11 +39,11 @@ def count_removed(name: str, split: pd.Series, kept: NDArray[np.bool_]) -> pd.Da
     Parameters
     ----------
     name : str
-        What the instances are for, such as `training`.
+        Use of the instances, such as `training`.
     split : pandas.Series
         The split of each instance.
     kept : bool array [instance]
-        Whether it stays.
+        Whether each instance is kept.
 
     Returns
     -------

@@ -18,14 +18,14 @@ _INSTANCES_AT_A_TIME = 10_000
 def encode_instances(
     instances: pd.DataFrame, tokenizer: Tokenizer, sequence_length: int
 ) -> dict[str, NDArray[Any]]:
-    """Tokenize instances; a pair that is too long loses tokens of its longer side.
+    """Tokenize instances; a pair that is too long loses tokens of its longer text.
 
     Parameters
     ----------
     instances : pandas.DataFrame
         Columns `text_a` and `text_b` (missing values where there is one text).
     tokenizer : tokenizers.Tokenizer
-        BERT's tokenizer; it is left with this padding and truncation.
+        BERT's tokenizer. Its padding and truncation are set to this function's.
     sequence_length : int
         Positions in a row.
 
@@ -52,7 +52,7 @@ def encode_instances(
     for begin in range(0, len(texts), _INSTANCES_AT_A_TIME):
         block = slice(begin, begin + _INSTANCES_AT_A_TIME)
         encoded = tokenizer.encode_batch(texts[block])
-        arrays["token_ids"][block] = [one.ids for one in encoded]
-        arrays["segment_ids"][block] = [one.type_ids for one in encoded]
-        arrays["padding_mask"][block] = [one.attention_mask for one in encoded]
+        arrays["token_ids"][block] = [encoding.ids for encoding in encoded]
+        arrays["segment_ids"][block] = [encoding.type_ids for encoding in encoded]
+        arrays["padding_mask"][block] = [encoding.attention_mask for encoding in encoded]
     return arrays

@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 
 
 class Predictor:
-    """Computes class probabilities with whatever weights a classifier has at the time.
+    """Computes class probabilities with the current weights of a classifier.
 
     Parameters
     ----------
     model : keras.Model
-        A classifier with output `logits`; compiled once, at the first batch.
+        A classifier with output `logits`. The computation is compiled at the first batch.
     """
 
     def __init__(self, model: keras.Model) -> None:
@@ -36,7 +36,7 @@ class Predictor:
         inputs : mapping of str to array [instance, position]
             The classifier's inputs.
         batch_size : int
-            Instances at a time; the last batch is filled up, so that all have one shape.
+            Instances at a time; the last batch is padded, so that all have the same shape.
 
         Returns
         -------

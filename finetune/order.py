@@ -15,18 +15,18 @@ from pretrain.engine.seeding import generator
 def shuffled(
     instances: int, shuffle: Literal["full"] | Buffer, seed: int, epoch: int
 ) -> NDArray[np.int64]:
-    """Order of the instances in one epoch.
+    """Compute the order of the instances in one epoch.
 
     Parameters
     ----------
     instances : int
-        How many there are.
+        Number of instances.
     shuffle : "full" or Buffer
-        A uniformly drawn order, or a shuffle through a buffer over the file's order: the
-        buffer is filled from the file, and each place taken at random is filled with the
-        next instance.
+        A uniformly drawn order, or a shuffle through a buffer: the buffer is filled with the
+        first instances in the file's order; then a random instance is taken from it and
+        replaced by the next one of the file, until all are taken.
     seed, epoch : int
-        Together they settle the order.
+        Together they determine the order.
 
     Returns
     -------
@@ -48,10 +48,10 @@ def shuffled(
 
 
 class EpochOrder:
-    """Rows of each batch, epoch after epoch without a break.
+    """The rows of each batch, over all epochs.
 
-    A batch that begins near the end of an epoch goes on into the next one, so that all
-    batches have the same size (as in Devlin et al.'s code).
+    A batch that begins near the end of an epoch continues with rows of the next one, so that
+    all batches have the same size (as in Devlin et al.'s code).
 
     Parameters
     ----------
@@ -68,7 +68,7 @@ class EpochOrder:
         self._recent: OrderedDict[tuple[int, int], NDArray[np.int64]] = OrderedDict()
 
     def rows(self, seed: int, step: int) -> NDArray[np.int64]:
-        """Rows of the batch at a step.
+        """Compute the rows of the batch at a step.
 
         Returns
         -------
@@ -78,8 +78,8 @@ class EpochOrder:
         epochs = positions // self.instances
         rows = np.empty(self.batch_size, dtype=np.int64)
         for epoch in np.unique(epochs):
-            here = epochs == epoch
-            rows[here] = self._order(seed, int(epoch))[positions[here] % self.instances]
+            in_epoch = epochs == epoch
+            rows[in_epoch] = self._order(seed, int(epoch))[positions[in_epoch] % self.instances]
         return rows
 
     def _order(self, seed: int, epoch: int) -> NDArray[np.int64]:

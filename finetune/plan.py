@@ -1,4 +1,4 @@
-"""What finetuning would do: its search and its runs, and what they cost."""
+"""The plan of the finetuning stage: its search and its runs, and their cost."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from pretrain.preparation import vocabulary_size
 
 
 def likely_hyperparameters(experiment: Experiment, task: Task) -> dict[str, Hyperparameters]:
-    """Hyper-parameters of each size, or the middle of the grid before the search is done."""
+    """Return each size's hyper-parameters, or the middle of the grid before the search is done."""
     known = known_hyperparameters(experiment, task)
     if known is not None:
         return known
@@ -51,7 +51,7 @@ def finetuning_plan(experiment: Experiment, workers: int, devices: str) -> Plan:
     workers : int
         Processes that would share the runs.
     devices : str
-        What they compute on.
+        Name of the devices.
 
     Returns
     -------
@@ -158,7 +158,7 @@ def _runs(
     """Count the finetuning runs of one task and size."""
     batch = runs[0].hyperparameters.batch_size
     done = sum(is_finetuned(experiment, run) for run in runs)
-    # The folds differ by an instance at most.
+    # The folds differ by at most one instance.
     steps, tokens, operations = _cost(experiment, size, counted.train[0], batch)
     parameters = encoder_parameters(
         size, vocabulary=vocabulary, positions=experiment.pretraining.sequence_length

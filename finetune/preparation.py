@@ -1,4 +1,4 @@
-"""A task's instances, loaded, tokenized and kept once for all its runs."""
+"""A task's instances, loaded and tokenized once, and saved for all its runs."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def prepare_task(experiment: Experiment, task: Task) -> None:
     Raises
     ------
     InputError
-        As `finetune.tasks.load_task`.
+        As in `finetune.tasks.load_task`.
     """
     if not is_prepared(experiment, task):
         with claimed(experiment, f"task/{task.name}"):
@@ -42,7 +42,7 @@ def prepare_task(experiment: Experiment, task: Task) -> None:
 
 
 def is_prepared(experiment: Experiment, task: Task) -> bool:
-    """Whether all files of a prepared task are there."""
+    """Whether all files of a prepared task exist."""
     folder = prepared_folder(experiment.output, task.name)
     arrays = (folder / f"{name}.safetensors" for name in ("train", "evaluation"))
     files = (*arrays, prepared_instances(experiment.output, task.name))
@@ -68,7 +68,7 @@ def _prepare_task(experiment: Experiment, task: Task) -> None:
         write_arrays(folder / f"{name}.safetensors", arrays)
     if data.removed is not None:
         write_text(folder / "duplicates.csv", data.removed.to_csv(index=False))
-    # Last, because its presence says that the others are whole.
+    # Last, because its presence shows that the other files are whole.
     with written_beside(prepared_instances(experiment.output, task.name)) as partial:
         data.evaluation.to_parquet(partial, index=False, write_page_checksum=True)
     for line in describe(task, data):
@@ -100,13 +100,13 @@ class Prepared:
         return TaskSize(train, len(self.evaluation["fold"]))
 
     def training_rows(self, fold: int) -> NDArray[np.int64]:
-        """Rows that the classifier of a fold is finetuned on."""
+        """Return the rows on which the classifier of a fold is finetuned."""
         if self.folds == 1:
             return np.arange(len(self.train["fold"]))
         return np.flatnonzero(self.train["fold"] != fold)
 
     def predicted_rows(self, fold: int) -> NDArray[np.int64]:
-        """Rows that the classifier of a fold predicts."""
+        """Return the rows that the classifier of a fold predicts."""
         return np.flatnonzero(self.evaluation["fold"] == fold)
 
 
@@ -127,7 +127,7 @@ def prepared_for(experiment: Experiment, task: str) -> Prepared:
 
 
 def task_size(experiment: Experiment, task: Task) -> TaskSize:
-    """Count a task's instances: as prepared, or by loading them.
+    """Count a task's instances, from its prepared files or by loading the instances.
 
     Raises
     ------

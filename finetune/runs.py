@@ -1,4 +1,4 @@
-"""A finetuning run: what determines it, how many steps it has, and where its files are."""
+"""A finetuning run: its settings, its number of steps, and the paths of its files."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from finetune.tasks import TaskSize
 
 @dataclass(frozen=True)
 class Hyperparameters:
-    """What the search chooses for a task and a size."""
+    """The hyper-parameters that are searched for each task and size."""
 
     batch_size: int
     learning_rate: float
@@ -28,7 +28,7 @@ class FinetuningRun:
     task, size : str
         Names.
     pretrain_seed, finetune_seed, fold : int
-        Which encoder, which seed, which fold (0 where there are none).
+        Seed of the encoder, finetuning seed, and fold (0 without folds).
     hyperparameters : Hyperparameters
         Batch size and learning rate.
     """
@@ -42,7 +42,7 @@ class FinetuningRun:
 
     @property
     def name(self) -> str:
-        """What the run is called in progress and errors."""
+        """Name of the run in progress bars and errors."""
         fold = f"/fold{self.fold}" if self.fold else ""
         return f"{self.task}/{self.size}/p{self.pretrain_seed}f{self.finetune_seed}{fold}"
 
@@ -55,7 +55,7 @@ def folder_of(experiment: Experiment, run: FinetuningRun) -> Path:
 
 
 def total_steps(instances: int, batch_size: int, epochs: int) -> int:
-    """Count the steps of a finetuning run: whole batches in all its epochs together."""
+    """Count the steps of a finetuning run: the whole batches in all epochs together."""
     return max(instances * epochs // batch_size, 1)
 
 
@@ -67,18 +67,18 @@ def checkpoint_steps(
     Parameters
     ----------
     settings : Finetuning
-        Its epochs and checkpoints.
+        The epochs and checkpoints.
     instances : int
         Instances that the run trains on.
     batch_size : int
         Instances of a batch.
     name : str
-        What the error begins with.
+        Name of the run, with which the error begins.
 
     Returns
     -------
     dict of int to float
-        The checkpoint epoch that each step ends.
+        For each of these steps, its checkpoint epoch.
 
     Raises
     ------
@@ -100,7 +100,7 @@ def checkpoint_steps(
 
 
 def searched_rows(search: Search, rows: int) -> int:
-    """Count the training instances that a search trains on; it holds out the others."""
+    """Count the training instances on which a search trains; it holds out the others."""
     return rows - max(round(search.held_out * rows), 1)
 
 
@@ -110,7 +110,7 @@ def check_steps(settings: Finetuning, task: str, size: TaskSize) -> None:
     Raises
     ------
     InputError
-        If a search would have nothing to train on, or as `checkpoint_steps`.
+        If a search would have no instances to train on, or as in `checkpoint_steps`.
     """
     fewest = min(size.train)
     if settings.search is not None and searched_rows(settings.search, size.train[0]) < 1:
@@ -121,7 +121,7 @@ def check_steps(settings: Finetuning, task: str, size: TaskSize) -> None:
     if settings.search is not None:
         batch_sizes = settings.search.batch_sizes
     else:
-        assert settings.batch_size is not None  # the schema asks for one of the two
+        assert settings.batch_size is not None  # the schema requires one of the two
         batch_sizes = [settings.batch_size]
     for batch_size in batch_sizes:
         checkpoint_steps(settings, fewest, batch_size, task)

@@ -48,7 +48,7 @@ class Trial:
 def chosen_hyperparameters(
     experiment: Experiment, sizes: Mapping[str, TaskSize], workers: int
 ) -> dict[str, dict[str, Hyperparameters]]:
-    """Choose the hyper-parameters of each size: as configured, or by the search.
+    """Choose the hyper-parameters of each task and size: as configured, or by the search.
 
     The table of the search, a row for each size and combination, is written to
     `finetune/TASK/search.csv` and logged when the search is done.
@@ -132,7 +132,7 @@ def _hyperparameters(chosen: pd.DataFrame) -> dict[str, Hyperparameters]:
 
 
 def known_hyperparameters(experiment: Experiment, task: Task) -> dict[str, Hyperparameters] | None:
-    """Hyper-parameters of each size, or None where the search is not done yet."""
+    """Return each size's hyper-parameters, or None if the search is not done yet."""
     if experiment.finetuning.search is None:
         return _fixed_hyperparameters(experiment)
     kept = search_table(experiment.output, task.name)
@@ -162,13 +162,13 @@ def search_trials(
     Returns
     -------
     list of Trial
-        Those of large sizes first.
+        Trials of large sizes first.
     """
     search = experiment.finetuning.search
     assert search is not None
     return [
         Trial(
-            # Finetuning seed 0 is the search's own: the runs that count begin at 1.
+            # Finetuning seed 0 is that of the search: the seeds of the stage's runs begin at 1.
             FinetuningRun(task.name, size.name, seed, 0, 0, Hyperparameters(batch, rate)),
             trial_file(experiment.output, task.name, size.name, seed, batch, rate),
         )
@@ -227,13 +227,13 @@ def show(table: pd.DataFrame, held_out: float) -> str:
         f"accuracy on the held-out {held_out:.0%} of the training instances, averaged over "
         f"{number} pretraining seed{'' if number == '1' else 's'} (* chosen)"
     )
-    # Without disable_numparse tabulate would align and shorten the numbers by itself.
+    # Without disable_numparse, tabulate would reformat the numbers.
     grid = tabulate(rows, headers="keys", disable_numparse=True)
     return f"{heading}\n{grid}"
 
 
 def is_tried(experiment: Experiment, trial: Trial) -> bool:
-    """Whether the result of a trial is there."""
+    """Whether the result of a trial has been written."""
     return trial.result.is_file()
 
 
@@ -245,7 +245,7 @@ def run_trial(session: FinetuningSession, trial: Trial, advance: Advance) -> str
     Returns
     -------
     str
-        What was done, with the result.
+        A line for the log, with the result.
     """
     experiment, run, hyper = session.experiment, trial.run, trial.run.hyperparameters
     assert experiment.finetuning.search is not None

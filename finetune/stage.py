@@ -30,20 +30,20 @@ logger = logging.getLogger(__name__)
 
 
 def finetune_experiment(experiment: Experiment, workers: int) -> None:
-    """Do whatever of the finetuning stage is missing.
+    """Run the finetuning stage: finetune every classifier that is not finished.
 
     Parameters
     ----------
     experiment : Experiment
         The whole experiment; its encoders are pretrained.
     workers : int
-        Processes to share the runs out among.
+        Processes that share the runs.
 
     Raises
     ------
     InputError
-        If an encoder is missing that did not diverge, or a task's instances cannot be used;
-        after all other runs, if some diverged.
+        If an encoder that did not diverge is missing, or a task's instances cannot be used. If
+        some runs diverged, after all other runs.
     """
     output = prepare_folder(experiment)
     encoders = {
@@ -120,11 +120,11 @@ def finetuning_runs(
     experiment : Experiment
         The whole experiment.
     task : Task
-        Which task.
+        The task.
     encoders : mapping of str to sequence of int
         The pretraining seeds of each size.
     chosen : mapping of str to Hyperparameters
-        By size.
+        Hyper-parameters by size.
     """
     return [
         FinetuningRun(task.name, size, pretrain_seed, seed, fold, chosen[size])
@@ -136,7 +136,7 @@ def finetuning_runs(
 
 
 def is_finetuned(experiment: Experiment, run: FinetuningRun) -> bool:
-    """Whether the classifiers of every checkpoint epoch of a run are there."""
+    """Whether the classifiers of all checkpoint epochs of a run have been written."""
     folder = folder_of(experiment, run)
     return all(
         classifier_file(folder, epoch).is_file() for epoch in experiment.finetuning.checkpoints
@@ -144,12 +144,12 @@ def is_finetuned(experiment: Experiment, run: FinetuningRun) -> bool:
 
 
 def finetune_run(session: FinetuningSession, run: FinetuningRun, advance: Advance) -> str:
-    """Finetune one classifier, and keep it at every checkpoint epoch.
+    """Finetune one classifier, and save it at every checkpoint epoch.
 
     Returns
     -------
     str
-        What was done, with the last loss.
+        A line for the log, with the last loss.
     """
     experiment = session.experiment
     folder = folder_of(experiment, run)

@@ -1,4 +1,4 @@
-"""Labelled instances of a task: what it trains on, and what it predicts."""
+"""Labelled instances of a task: its training set and its evaluation sets."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _PLAIN = {
     **dict.fromkeys(("integer", "floating", "mixed-integer-float"), "numbers"),
     "boolean": "booleans",
 }
-"""What metadata may hold, by what pandas calls it."""
+"""The types that metadata may have, by the names that pandas gives them."""
 
 
 @dataclass(frozen=True)
@@ -42,9 +42,9 @@ class TaskSize:
     Attributes
     ----------
     train : tuple of int
-        Instances that the classifier of each fold is finetuned on.
+        For each fold, the instances on which its classifier is finetuned.
     evaluation : int
-        Instances that are predicted.
+        Instances to predict.
     """
 
     train: tuple[int, ...]
@@ -68,7 +68,7 @@ class TaskData:
         Classifiers per run: 1 without folds.
     removed : pandas.DataFrame or None
         How many instances were removed as duplicates, by split: see
-        `finetune.duplicates.count_removed`. None where the task does not ask for it.
+        `finetune.duplicates.count_removed`. None if the task keeps duplicates.
     """
 
     train: pd.DataFrame
@@ -93,7 +93,7 @@ def load_task(task: Task, world: World | None) -> TaskData:
     Parameters
     ----------
     task : Task
-        Where the instances are, and what their columns mean.
+        The sources of the instances, and the meaning of their columns.
     world : World or None
         The embedded world.
 
@@ -105,9 +105,9 @@ def load_task(task: Task, world: World | None) -> TaskData:
     ------
     InputError
         If a source cannot be read, a column is missing, a label is not one of the task's, a
-        guid is missing or there twice, metadata is neither text nor numbers nor booleans, nothing
-        is left of a set without its duplicates, or there are fewer instances than folds; the
-        message names the task, the set and the row.
+        guid is missing or occurs twice, metadata is neither text nor numbers nor booleans, all
+        instances of a set are duplicates, or there are fewer instances than folds; the message
+        names the task, the set and the row.
     """
     train = _read(task, "train", task.train, world)
     sets = [_read(task, name, source, world) for name, source in task.evaluation.items()]
@@ -127,8 +127,8 @@ def load_task(task: Task, world: World | None) -> TaskData:
         data = TaskData(train, evaluation, zeros[0], zeros[1], 1, removed)
     else:
         (pool,) = used.values()
-        dealt = generator(derive_seed("folds", task.name), 0).permutation(len(pool)) % task.folds
-        data = TaskData(pool, pool, dealt, dealt, task.folds, removed)
+        order = generator(derive_seed("folds", task.name), 0).permutation(len(pool))
+        data = TaskData(pool, pool, order % task.folds, order % task.folds, task.folds, removed)
     if removed is not None and (removed["removed"] == removed["instances"]).any():
         empty = removed.loc[removed["removed"] == removed["instances"], "split"].iloc[0]
         raise InputError(
@@ -138,40 +138,40 @@ def load_task(task: Task, world: World | None) -> TaskData:
     twice = data.evaluation["guid"].duplicated()
     if twice.any():
         guid = data.evaluation.loc[twice, "guid"].iloc[0]
-        raise InputError(f"tasks.{task.name}: the guid {guid!r} is there twice; make guids unique")
+        raise InputError(f"tasks.{task.name}: the guid {guid!r} occurs twice; make guids unique")
     if len(data.evaluation) < data.folds:
         raise InputError(
-            f"tasks.{task.name}.folds: {len(data.evaluation)} instances cannot be dealt into "
+            f"tasks.{task.name}.folds: {len(data.evaluation)} instances cannot be divided into "
             f"{data.folds} folds; give fewer folds"
         )
     return replace(data, evaluation=_with_plain_metadata(task, data.evaluation))
 
 
 def _with_plain_metadata(task: Task, instances: pd.DataFrame) -> pd.DataFrame:
-    """Write dates as text, and refuse metadata that the prediction tensor has no type for."""
+    """Write dates as text, and refuse metadata of types that the prediction tensor lacks."""
     for column in instances.columns.difference(list(COLUMNS), sort=False):
         kind = infer_dtype(instances[column].dropna(), skipna=True)
         if kind in ("date", "datetime", "datetime64"):
-            # JSON has no dates; a reader that finds some in text makes them of it.
+            # JSON has no dates; readers may turn text that looks like a date into one.
             instances = instances.assign(
                 **{column: instances[column].astype(str).where(instances[column].notna(), None)}
             )
         elif kind not in _PLAIN:
             raise InputError(
-                f"tasks.{task.name}: the metadata {column!r} holds {kind} values; metadata is all "
-                "text, all numbers or all booleans, so leave it out or change the source"
+                f"tasks.{task.name}: the metadata {column!r} has {kind} values; a column must be "
+                "all text, all numbers or all booleans: remove it or change the source"
             )
     return instances
 
 
 def require_local_files(tasks: Sequence[Task]) -> None:
-    """Check that the local files of every task are there, without reading them.
+    """Check that the local files of every task exist, without reading them.
 
     Raises
     ------
     InputError
-        If some are not; the message names the entry and the file of the first, where it can be
-        had, and counts the others.
+        If some do not; the message names the first one, its entry and where to get it, and counts
+        the others.
     """
     absent: list[InputError] = []
     for task in tasks:
@@ -188,16 +188,16 @@ def require_local_files(tasks: Sequence[Task]) -> None:
 
 @contextmanager
 def _named(task: Task, split: str, source: Examples) -> Iterator[None]:
-    """Name the entry of a source that cannot be read, and say whether the task can do without."""
+    """Name the entry of a source that cannot be read, and say whether the entry can be removed."""
     try:
         yield
     except InputError as error:
-        choice = "" if source is task.train else ", or leave this entry out"
+        choice = "" if source is task.train else ", or remove this entry"
         raise InputError(f"tasks.{task.name}.{split}: {error.message}{choice}") from error
 
 
 def describe(task: Task, data: TaskData) -> list[str]:
-    """Say what a task trains on and predicts, and how many duplicates were removed."""
+    """State how many instances a task trains on, predicts, and has removed as duplicates."""
     splits: Counter[str] = Counter(data.evaluation["split"].tolist())
     lines = [
         f"{task.name}: {len(data.train)} instances to train on, {len(data.evaluation)} to predict"
@@ -229,8 +229,8 @@ def _read(task: Task, split: str, source: Examples, world: World | None) -> pd.D
     reserved = set(source.metadata) & {*COLUMNS, "fold"}
     if reserved:
         raise InputError(
-            f"{where}.metadata: {min(reserved)!r} is what another column of the instances is "
-            "called; leave it out"
+            f"{where}.metadata: {min(reserved)!r} is the name of another column of the instances; "
+            "remove it"
         )
     table = rows.select_columns(list(dict.fromkeys(columns))).to_pandas()
     frame = pd.DataFrame({"text_a": table[source.text_a]})
@@ -253,27 +253,27 @@ def _read(task: Task, split: str, source: Examples, world: World | None) -> pd.D
 
 
 def _guids(where: str, split: str, source: Examples, table: pd.DataFrame) -> list[str]:
-    """Names of the instances: a column, or the split and a number."""
+    """Name the instances, by a column or by the split and a number."""
     if source.guid is None:
         numbers = range(len(table)) if source.row is None else table[source.row].tolist()
         return [f"{split}-{number}" for number in numbers]
     guids = table[source.guid]
     if infer_dtype(guids, skipna=True) not in ("string", "integer", "empty"):
         raise InputError(
-            f"{where}.guid: the column {source.guid!r} holds neither text nor integers"
+            f"{where}.guid: the column {source.guid!r} has neither text nor integers; give another"
         )
     missing = guids.isna() | (guids.astype(str) == "")
     if missing.any():
         raise InputError(
-            f"{where}.guid: row {int(missing.to_numpy().argmax())} has nothing in the column "
+            f"{where}.guid: row {int(missing.to_numpy().argmax())} has no value in the column "
             f"{source.guid!r}; fill it in"
         )
     return [str(guid) for guid in guids]
 
 
 def _labels(where: str, task: Task, source: Examples, rows: datasets.Dataset) -> list[str | None]:
-    """Labels of the rows as the task calls them; None where `label_map` leaves a row out."""
-    # Not by pandas, which makes floating-point numbers of integers where one is missing.
+    """Return the rows' labels by the task's names; None for rows that `label_map` skips."""
+    # Not by pandas, which turns integers into floating-point numbers if one is missing.
     values = rows.select_columns([source.label]).to_dict()[source.label]
     names = getattr(rows.features[source.label], "names", None)
     if source.label_map is None:
@@ -290,7 +290,7 @@ def _labels(where: str, task: Task, source: Examples, rows: datasets.Dataset) ->
 
 
 def _as_text(value: Any, known: Collection[str]) -> str:
-    """Write a label as text: `true` and 1.0 as 1 where that is what is known."""
+    """Write a label as text; `true` and 1.0 as 1 if `known` has that and not the text itself."""
     text = str(value)
     if isinstance(value, bool | float) and text not in known and value == value // 1:
         whole = str(int(value))
@@ -299,7 +299,7 @@ def _as_text(value: Any, known: Collection[str]) -> str:
 
 
 def _allowed_labels(task: Task, split: str) -> list[str]:
-    # With folds, what is predicted is trained on as well.
+    # With folds, the predicted instances are also trained on.
     if split != "train" and task.folds is None and "entailment" in task.labels:
         return [*task.labels, NON_ENTAILMENT]
     return task.labels

@@ -1,4 +1,4 @@
-"""Finetuning of one classifier: its engine, its batches, and what a worker process keeps."""
+"""Finetuning of one classifier: its engine, its batches, and the session of a worker process."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ def build_finetuning_engine(
     Parameters
     ----------
     experiment : Experiment
-        Its `finetuning` settles the rest.
+        The whole experiment; `finetuning` has the other settings.
     task : Task
-        Its labels are the classifier's.
+        The task; its labels are the classifier's.
     size : str
         Name of the size.
     steps : int
@@ -88,7 +88,7 @@ class FinetuningSession:
     """What a worker process keeps between the classifiers that it finetunes.
 
     Only the instances of the last task are kept, and the engine of the last task, size and number
-    of steps: the order of the runs is such that the next one often has the same.
+    of steps. Runs are ordered so that the next run often needs the same.
 
     Parameters
     ----------
@@ -107,7 +107,7 @@ class FinetuningSession:
     def prepared(self, task: str) -> Prepared:
         """Return the tokenized instances of a task."""
         if self._prepared is None or self._prepared[0] != task:
-            self._prepared = None  # before the next task's take its memory
+            self._prepared = None  # frees memory before the next task's instances are read
             self._prepared = task, prepared_for(self.experiment, task)
         return self._prepared[1]
 
@@ -115,7 +115,7 @@ class FinetuningSession:
         """Return the engine that finetunes a size on a task in so many steps."""
         key = (task, size, steps)
         if self._built is None or self._built[0] != key:
-            self._built = self._predictor = None  # before the next one takes its memory
+            self._built = self._predictor = None  # frees memory before the next engine is built
             engine = build_finetuning_engine(
                 self.experiment,
                 self.experiment.task(task),
@@ -128,7 +128,7 @@ class FinetuningSession:
         return self._built[1]
 
     def predictor(self, engine: Engine) -> Predictor:
-        """Return what predicts with the weights that the last engine has."""
+        """Return the predictor with the current weights of an engine."""
         from finetune.inference import Predictor
 
         if self._predictor is None or self._predictor.model is not engine.model:
@@ -151,26 +151,26 @@ def finetune(
     Parameters
     ----------
     session : FinetuningSession
-        What this process keeps.
+        The session of this process.
     run : FinetuningRun
-        Which classifier.
+        The run to finetune.
     rows : int64 array [row]
-        The rows of the training instances that it sees.
+        The rows of the training instances to train on.
     folder : Path
-        Where its training state and event files go.
+        Folder of its training state and event files.
     keep : dict of int to callable
-        What to do with its weights after so many steps.
+        Functions by step; each is called with the run and its weights after that many steps.
     advance : callable
         Called with the steps done.
     last : dict
-        Gets the latest scalars.
+        Is updated with the latest scalars.
     start : dict of str to array, optional
         Starting weights; by default those of the run's pretrained encoder.
 
     Returns
     -------
     Engine
-        Holding the finetuned weights.
+        With the finetuned weights.
     """
     experiment, hyper = session.experiment, run.hyperparameters
     settings = experiment.finetuning

@@ -1,1 +1,1 @@
-"""Classifiers to class probabilities, and the prediction tensor that holds them."""
+"""Class probabilities of the classifiers, and the prediction tensor that contains them."""

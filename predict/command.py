@@ -28,7 +28,7 @@ def main() -> None:
 @workers_option
 @plan_option
 def run_command(config: Path, workers: int | None, only_plan: bool) -> None:
-    """Predict with the finetuned classifiers of CONFIG; does only what is missing."""
+    """Predict with the finetuned classifiers of CONFIG; finished runs are skipped."""
     if only_plan:
         show_plans(config, workers, _load_plan)
     else:
@@ -36,7 +36,7 @@ def run_command(config: Path, workers: int | None, only_plan: bool) -> None:
 
 
 def _load() -> Callable[[Experiment, int], None]:
-    # Here, so that the other commands work where TensorFlow is not installed.
+    # Imported here, so that the other commands work where TensorFlow is not installed.
     from predict.stage import predict_experiment
 
     return predict_experiment
@@ -65,9 +65,9 @@ def import_release_command(
 ) -> None:
     """Write the predictions published in DIRECTORY into a store.
 
-    DIRECTORY holds data.json and results/s{size}p{P}f{F}epoch{E}over3.tsv, or correctness/TASK.pkl
-    and, optionally, correctness_p/TASK.pkl and ensemble_c/TASK.pkl. Where it holds both, the .tsv
-    files are imported, and must agree with the correctness tensor.
+    DIRECTORY contains data.json and results/s{size}p{P}f{F}epoch{E}over3.tsv, or
+    correctness/TASK.pkl and, optionally, correctness_p/TASK.pkl and ensemble_c/TASK.pkl. If it
+    contains both, the .tsv files are imported, and must agree with the correctness tensor.
     """
     start = time.perf_counter()
     dtype = None if probability_dtype == "none" else probability_dtype
@@ -87,7 +87,7 @@ def import_release_command(
         click.echo(f"{out}: already holds this release")
         return
     if release.absent:
-        click.echo(f"runs absent, which stay unfinished: {release.absent}")
+        click.echo(f"{release.absent} runs have no file and stay unfinished")
     rows = len(release.instances) * len(release.runs)
     with tqdm(total=rows, unit="row", unit_scale=True, leave=False, disable=None) as progress:
         checked: list[int] = []
@@ -135,7 +135,7 @@ def _import_tensors(
 
 
 def _sizes(release: Release, option: str | None) -> list[str]:
-    """Order the sizes of a release: as --sizes does, or as they are known."""
+    """Order the sizes of a release as --sizes lists them, or else by `order_sizes`."""
     if option is None:
         ordered, known = order_sizes(release.sizes)
         if not known:

@@ -28,7 +28,7 @@ def prediction_plan(experiment: Experiment, workers: int, devices: str) -> Plan:
     workers : int
         Processes that would share the encoders.
     devices : str
-        What they compute on.
+        Name of the devices.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""The prediction stage: finetuned classifiers to the prediction tensor."""
+"""The prediction stage: from finetuned classifiers to the prediction tensor."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class PredictionItem:
     task, size : str
         Names.
     pretrain_seed : int
-        Which encoder.
+        Seed of the encoder.
     runs : tuple of (int, float)
         Finetuning seeds and epochs to predict with.
     """
@@ -58,14 +58,14 @@ class PredictionItem:
 
 
 def predict_experiment(experiment: Experiment, workers: int) -> None:
-    """Predict with every classifier whose slice is not in the tensor yet.
+    """Run the prediction stage: predict with every classifier whose slice is not finished.
 
     Parameters
     ----------
     experiment : Experiment
         The whole experiment; its classifiers are finetuned.
     workers : int
-        Processes to share the encoders out among.
+        Processes that share the encoders.
 
     Raises
     ------
@@ -150,7 +150,7 @@ def _is_whole(
 
 
 def _diverged(output: Path, task: Task, size: str, pretrain_seed: int, seed: int) -> list[Path]:
-    """Folders of the diverged runs for want of which a classifier is missing."""
+    """List the folders of diverged runs because of which a classifier is missing."""
     folders = [run_folder(output, size, pretrain_seed)] + [
         classifier_folder(output, task.name, size, pretrain_seed, seed, fold)
         for fold in range(task.folds or 1)
@@ -200,19 +200,19 @@ class PredictionSession:
     def prepared(self, task: str) -> Prepared:
         """Return the tokenized instances of a task."""
         if self._prepared is None or self._prepared[0] != task:
-            self._prepared = None  # before the next task's take its memory
+            self._prepared = None  # frees memory before the next task's instances are read
             self._prepared = task, prepared_for(self.experiment, task)
         return self._prepared[1]
 
     def predictor(self, task: str, size: str) -> Predictor:
-        """Return the classifier of a size on a task, with whatever weights it has."""
+        """Return the predictor of a size on a task, with any weights."""
         # Only workers build classifiers: a command starts without TensorFlow.
         from finetune.classifier import build_classifier
         from finetune.inference import Predictor
 
         key = (task, size)
         if self._predictor is None or self._predictor[0] != key:
-            self._predictor = None  # before the next one takes its memory
+            self._predictor = None  # frees memory before the next model is built
             model = build_classifier(
                 self.experiment.size(size),
                 vocabulary=self._vocabulary,
@@ -228,12 +228,12 @@ class PredictionSession:
 def predict_item(session: PredictionSession, item: PredictionItem, advance: Advance) -> str:
     """Predict with the classifiers of one encoder, and write their slices.
 
-    The slices are marked finished together, after the ensemble where it is complete.
+    The slices are marked finished together, after the ensemble is written if it is complete.
 
     Returns
     -------
     str
-        What was done, with the mean accuracy at the last of the epochs.
+        A line for the log, with the accuracy of the last run.
     """
     from pretrain.engine.engine import assign_weights
 

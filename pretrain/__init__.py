@@ -1,1 +1,1 @@
-"""Text to WordPiece, sentence pairs with masks, and pretrained encoders; the training engine."""
+"""Pretraining: text, WordPiece, masked sentence pairs, encoders, and the training engine."""

@@ -24,7 +24,7 @@ from pretrain.jobs.frame import (
 @devices_option
 @plan_option
 def main(config: Path, workers: int | None, only_plan: bool) -> None:
-    """Pretrain every size of CONFIG with every pretraining seed; does only what is missing."""
+    """Pretrain every size of CONFIG with every pretraining seed; finished runs are skipped."""
     if only_plan:
         show_plans(config, workers, _load_plan)
     else:

@@ -1,4 +1,4 @@
-"""Encoders of an experiment: which there are, in which order to make them, and imported ones."""
+"""Encoders of an experiment: those that are finished, the order of the runs, and importing."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 
 def pretrained_seeds(experiment: Experiment, size: str) -> list[int]:
-    """Pretraining seeds of a size whose encoders are there."""
+    """List the pretraining seeds of a size whose encoders are finished."""
     return [
         seed
         for seed in experiment.pretrain_seeds
@@ -28,18 +28,18 @@ def pretrained_seeds(experiment: Experiment, size: str) -> list[int]:
 
 
 def largest_first(sizes: list[Size]) -> list[Size]:
-    """Order sizes so that the longest runs are not the last to start."""
+    """Order sizes so that the longest runs start first."""
     return sorted(sizes, key=lambda size: -size.layers * size.hidden**2)
 
 
 def import_encoders(experiment: Experiment, settings: Checkpoints) -> None:
-    """Read the checkpoints that are not here yet, and keep them as pretraining would.
+    """Read the checkpoints that are not imported yet, and save them as pretraining would.
 
     Raises
     ------
     InputError
-        If a checkpoint cannot be used, or has another vocabulary than those before it; these
-        stay.
+        If a checkpoint cannot be used, or has another vocabulary than those before it, which
+        remain imported.
     """
     output = experiment.output
     vocabulary = vocabulary_file(output)
@@ -57,8 +57,8 @@ def import_encoders(experiment: Experiment, settings: Checkpoints) -> None:
             write_vocabulary(vocabulary, imported.vocabulary)
         elif imported.vocabulary != read_vocabulary(vocabulary):
             raise InputError(
-                f"{checkpoint}: its vocabulary is not that of the checkpoints imported before "
-                f"({vocabulary}); all of an experiment must share one"
+                f"{checkpoint}: its vocabulary differs from that of the checkpoints imported "
+                f"before ({vocabulary}); give checkpoints that share one"
             )
         folder = run_folder(output, size.name, seed)
         remove_leftovers(folder)

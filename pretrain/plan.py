@@ -1,4 +1,4 @@
-"""What pretraining would do, and what it costs."""
+"""The plan of the pretraining stage: its runs, and their cost."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ def pretraining_plan(experiment: Experiment, workers: int, devices: str) -> Plan
     workers : int
         Processes that would share the runs.
     devices : str
-        What they compute on.
+        Name of the devices.
 
     Returns
     -------
     Plan
-        One entry a size. Runs that diverged are neither done nor missing.
+        One entry for each size. Runs that diverged are neither done nor missing.
 
     Raises
     ------
@@ -81,7 +81,7 @@ def pretraining_plan(experiment: Experiment, workers: int, devices: str) -> Plan
 
 
 def _training(experiment: Experiment, size: Size, vocabulary: int) -> dict[str, Any]:
-    """Count what it takes to pretrain one encoder."""
+    """Compute the cost of pretraining one encoder."""
     settings = experiment.recipe
     shape = {"rows": settings.batch_size, "length": settings.sequence_length}
     step = pretraining_operations(
@@ -99,7 +99,7 @@ def _training(experiment: Experiment, size: Size, vocabulary: int) -> dict[str, 
 
 
 def _import(experiment: Experiment, size: Size) -> dict[str, Any]:
-    """Count what it takes to import one checkpoint: nothing is trained."""
+    """Compute the cost of importing one checkpoint: nothing is trained."""
     parameters = pretraining_parameters(
         size,
         vocabulary=vocabulary_size(experiment),

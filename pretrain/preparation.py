@@ -1,4 +1,4 @@
-"""What pretraining needs before it trains: the vocabulary and the tokenized corpus."""
+"""Preparation of pretraining: the vocabulary and the tokenized corpus."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from pretrain.text.wordpiece import (
 
 logger = logging.getLogger(__name__)
 
-# Checkpoints bring their own vocabulary; until they are there, BERT's uncased one is assumed.
+# Checkpoints have their own vocabulary; before they are imported, BERT's uncased one is assumed.
 BERT_VOCABULARY = 30522
 
 
 def vocabulary_size(experiment: Experiment) -> int:
-    """Count the entries of the experiment's vocabulary, or those that it will have.
+    """Count the entries of the experiment's vocabulary, or predict them before it is made.
 
     Raises
     ------
@@ -46,12 +46,12 @@ def vocabulary_size(experiment: Experiment) -> int:
             return len(read_vocabulary(given.file))
         except InputError as error:
             raise FieldError(f"vocabulary.file: {error.message}") from error
-    assert given.size is not None  # the schema asks for one of the two
+    assert given.size is not None  # the schema requires one of the two
     return given.size
 
 
 def prepare_vocabulary(experiment: Experiment) -> None:
-    """Make the experiment's `vocab.txt`, once: train it, or copy the one that is given.
+    """Make the experiment's `vocab.txt`, once: train it, or copy the given one.
 
     Raises
     ------
@@ -69,14 +69,14 @@ def prepare_vocabulary(experiment: Experiment) -> None:
 
 def _make_vocabulary(experiment: Experiment, target: Path) -> None:
     settings, corpus = experiment.vocabulary, experiment.corpus
-    assert settings is not None and corpus is not None  # the schema asks for both
+    assert settings is not None and corpus is not None  # the schema requires both
     if settings.file is not None:
         try:
             entries = read_vocabulary(settings.file)
         except InputError as error:
             raise FieldError(f"vocabulary.file: {error.message}") from error
     else:
-        assert settings.size is not None  # the schema asks for one of the two
+        assert settings.size is not None  # the schema requires one of the two
         texts = open_texts(corpus, experiment.world)
         sample_bytes = settings.megabytes * 1_000_000
         entries = train_vocabulary(
@@ -89,7 +89,7 @@ def _make_vocabulary(experiment: Experiment, target: Path) -> None:
 
 
 def prepare_corpus(experiment: Experiment, workers: int) -> None:
-    """Tokenize the corpus, once; the vocabulary is there.
+    """Tokenize the corpus, once, with the vocabulary of `prepare_vocabulary`.
 
     Parameters
     ----------
@@ -113,13 +113,13 @@ def prepare_corpus(experiment: Experiment, workers: int) -> None:
     logger.info("corpus: %s", counts)
     if manifest["documents"] == 1 and experiment.recipe.random_next_share > 0:
         raise FieldError(
-            "pretraining.random_next_share: the corpus has one document, so there is no other "
+            "pretraining.random_next_share: the corpus has one document, so there is no other one "
             "to draw a random next sentence from; give 0, or fewer rows_per_document"
         )
 
 
 def check_prepared(experiment: Experiment) -> None:
-    """Check vocabulary and corpus against their checksums, some seconds a gigabyte.
+    """Check vocabulary and corpus against their checksums; takes some seconds per gigabyte.
 
     Raises
     ------
@@ -134,7 +134,7 @@ def check_prepared(experiment: Experiment) -> None:
 
 
 def _make_corpus(experiment: Experiment, folder: Path, workers: int) -> None:
-    assert experiment.corpus is not None  # the schema asks for it
+    assert experiment.corpus is not None  # the schema requires it
     tokenizer = build_tokenizer(
         read_vocabulary(vocabulary_file(experiment.output)), lowercase=experiment.lowercase
     )
@@ -144,7 +144,7 @@ def _make_corpus(experiment: Experiment, folder: Path, workers: int) -> None:
         def progress(done: int, total: int, resumed: bool) -> None:
             bar.total = total
             if resumed:
-                # What an earlier command did would distort the rate.
+                # The work of an earlier command would distort the rate.
                 bar.initial += done
             bar.update(done)
 

@@ -19,20 +19,20 @@ logger = logging.getLogger(__name__)
 
 
 def pretrain_experiment(experiment: Experiment, workers: int) -> None:
-    """Do whatever of the pretraining stage is missing.
+    """Run the pretraining stage: vocabulary, corpus, and every run that is not finished.
 
     Parameters
     ----------
     experiment : Experiment
         The whole experiment.
     workers : int
-        Processes to share the runs out among.
+        Processes that share the runs.
 
     Raises
     ------
     InputError
-        If the corpus or the vocabulary cannot be used, or the folder holds another
-        experiment; after all other runs, if some diverged.
+        If the corpus or the vocabulary cannot be used, or the folder holds another experiment.
+        If some runs diverged, after all other runs.
     """
     output = prepare_folder(experiment)
     if isinstance(experiment.pretraining, Checkpoints):
@@ -70,7 +70,7 @@ def pretrain_experiment(experiment: Experiment, workers: int) -> None:
 
 
 def is_settled(experiment: Experiment, run: tuple[str, int]) -> bool:
-    """Whether the encoder of a size and pretraining seed is there, or the run diverged."""
+    """Whether the encoder of a size and pretraining seed is finished, or the run diverged."""
     output = experiment.output
     return encoder_file(output, *run).is_file() or has_diverged(run_folder(output, *run))
 

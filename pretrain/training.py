@@ -1,4 +1,4 @@
-"""Pretraining of one encoder: its engine, and what a worker process keeps between encoders."""
+"""Pretraining of one encoder: its engine, and the session of a worker process."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def build_pretraining_engine(
     Parameters
     ----------
     experiment : Experiment
-        Its `pretraining` settles the rest.
+        The whole experiment; `pretraining` has the other settings.
     size : Size
         The architecture.
     vocabulary : int
@@ -94,7 +94,7 @@ class PretrainingSession:
     def engine(self, size: str) -> Engine:
         """Return the engine of a size; only that of the last size is kept."""
         if self._engine is None or size != self._size:
-            self._engine = None  # before the next one takes its memory
+            self._engine = None  # frees memory before the next engine is built
             self._size, self._engine = (
                 size,
                 build_pretraining_engine(
@@ -113,7 +113,7 @@ def pretrain_run(session: PretrainingSession, item: tuple[str, int], advance: Ad
     Parameters
     ----------
     session : PretrainingSession
-        What this process keeps.
+        The session of this process.
     item : (str, int)
         Size and pretraining seed.
     advance : callable
@@ -122,7 +122,7 @@ def pretrain_run(session: PretrainingSession, item: tuple[str, int], advance: Ad
     Returns
     -------
     str
-        What was done, with the last loss.
+        A line for the log, with the last loss.
     """
     size, seed = item
     experiment, settings = session.experiment, session.experiment.recipe

@@ -1,1 +1,1 @@
-"""What a person runs once in a while: benchmarks, calibration, validation."""
+"""Occasional programs: benchmarks, calibration, validation, plans, export of checkpoints."""

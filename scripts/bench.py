@@ -1,4 +1,4 @@
-"""`make bench`: every benchmark, each figure a ratio against a named peer in the same run."""
+"""`make bench`: all benchmarks, each with its ratio to a named peer in the same run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Time and memory of the analysis and of importing, beside the straightforward way.
+"""Time and memory of the analysis and of importing, compared with straightforward code.
 
     python -m scripts.bench_analysis [--instances N] [--no-bootstrap] [--no-import]
 
@@ -61,7 +61,7 @@ IMPORT_ROWS, IMPORT_FILES = 500_000, 8
 
 @dataclass
 class Stage:
-    """What one step of a program took; nested steps are not counted again.
+    """Time and memory of one step of a program, without its nested steps.
 
     Attributes
     ----------
@@ -80,7 +80,7 @@ class Stage:
 
 
 class Stages:
-    """Measures steps, and by name adds up those that repeat."""
+    """Measures steps; those of the same name are added up."""
 
     def __init__(self) -> None:
         self.steps: dict[str, Stage] = {}
@@ -121,7 +121,7 @@ class Stages:
 
 
 def _processes() -> list[Path]:
-    """Find this process and its workers among the kernel's files; nothing where it has none."""
+    """List this process and its workers in /proc; an empty list on systems without /proc."""
     own = Path("/proc/self")
     if not own.exists():
         return []
@@ -130,7 +130,7 @@ def _processes() -> list[Path]:
 
 
 def _processor_seconds() -> float:
-    """Processor time of this process and its workers, those that have ended among them."""
+    """Return the processor time of this process and its workers, including ended ones."""
     ended = resource.getrusage(resource.RUSAGE_CHILDREN)
     seconds = time.process_time() + ended.ru_utime + ended.ru_stime
     for process in _processes()[1:]:
@@ -143,14 +143,14 @@ def _processor_seconds() -> float:
 
 
 def _forget_peak() -> None:
-    """Let the kernel's record of the highest memory start anew, where there is one."""
+    """Reset the kernel's record of the highest memory, if there is one."""
     for process in _processes():
         with suppress(OSError):
             (process / "clear_refs").write_text("5")
 
 
 def _peak() -> float:
-    """Highest resident memory in MiB: since `_forget_peak` on Linux, ever elsewhere."""
+    """Return the highest resident memory in MiB: on Linux since `_forget_peak`, elsewhere ever."""
     processes = _processes()
     if not processes:
         unit = 2**20 if sys.platform == "darwin" else 2**10
@@ -303,7 +303,7 @@ def measure_analysis(store: Path, out: Path, options: Sequence[str]) -> list[Sta
 
 
 def _in_new_process(store: Path, out: Path, options: Sequence[str]) -> list[Stage]:
-    """Measure in a process of its own, whose memory holds nothing else."""
+    """Measure in a new process, whose memory contains nothing else."""
     code = (
         "import json, sys; from dataclasses import asdict; from pathlib import Path;"
         "from scripts.bench_analysis import measure_analysis;"
@@ -323,7 +323,7 @@ def _print_stages(title: str, stages: Sequence[Stage]) -> None:
 
 
 def bench_memory(folder: Path) -> None:
-    """Print by how many bytes an instance more raises the peak, beside the counts themselves.
+    """Print by how many bytes each further instance raises the peak, and how many are counts.
 
     Parameters
     ----------
@@ -480,7 +480,7 @@ def bench_import(folder: Path, rows: int, files: int) -> tuple[str, str, float, 
             advance=lambda _: None,
         )
         seconds[name] = time.perf_counter() - begin
-    # What both take is the writing of the instances.
+    # The time that both need is that of writing the instances.
     fast = (seconds["all"] - seconds["one"]) * files / (files - 1)
 
     def loop() -> None:
@@ -524,7 +524,7 @@ def main(instances: int, bootstrap: bool, imports: bool, memory: bool) -> None:
             _print_stages(f"one split of {size} instances, 1,000 replicates", stages)
         if imports:
             ratios.append(bench_import(folder / "import", IMPORT_ROWS, IMPORT_FILES))
-    click.echo("\nbeside the straightforward way, on the same input")
+    click.echo("\ncompared with straightforward code, on the same input")
     headers = ["what", "straightforward", "its s", "here s", "ratio"]
     click.echo(tabulate(ratios, headers, floatfmt=(".1f", ".1f", ".2f", ".4f", ".0f")))
 

@@ -127,7 +127,7 @@ def map_datasets(folder: Path, workers: int) -> None:
 
 
 def in_a_process(function: str, folder: Path, workers: int) -> tuple[float, float]:
-    """Run a function of this module in a process of its own, with an empty cache.
+    """Run a function of this module in a new process, with an empty cache.
 
     Returns
     -------
@@ -170,7 +170,7 @@ if __name__ == "__main__":
 
 
 def _watch(process: subprocess.Popen[bytes], peak: list[float]) -> None:
-    """Keep the most memory that a process and its descendants hold in `peak[0]`."""
+    """Record in `peak[0]` the highest memory of a process and its descendants together."""
     while process.poll() is None:
         held = sum(map(_proportional_mib, _family(process.pid)))
         if held:

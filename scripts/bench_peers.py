@@ -129,7 +129,7 @@ def main(steps: int, rounds: int) -> None:
     )
     for size in experiment.sizes:
         rows = rows_for(size)
-        # The large sizes' steps are long enough for one round to tell.
+        # The steps of large sizes are long enough to be measured in one round.
         turns = rounds if size.name == PEER_SIZE else 1
         pairs = [
             (

@@ -1,4 +1,4 @@
-"""Benchmarks of training: throughput against `model.fit`, and what pretraining is worth.
+"""Benchmarks of training: throughput against `model.fit`, and the benefit of pretraining.
 
 Run as `python -m scripts.bench_training`; `make bench` runs it with the others.
 """
@@ -137,7 +137,7 @@ def measure_throughput(
 def accuracy_from_random_weights(
     experiment: Experiment, task_name: str, size_name: str
 ) -> NDArray[np.float64]:
-    """Instance accuracy of one size finetuned from random instead of pretrained weights.
+    """Compute a size's instance accuracy, finetuned from random instead of pretrained weights.
 
     Everything else is as in the experiment: instances, seeds, steps, learning rate; the
     encoder starts from what pretraining starts from.
@@ -199,7 +199,7 @@ def accuracy_from_random_weights(
 
 
 def run_pocket(experiment: Experiment) -> dict[str, float]:
-    """Run whatever of the pocket experiment is missing; returns seconds by stage."""
+    """Run the stages of the pocket experiment that are not finished; return seconds by stage."""
     from finetune.stage import finetune_experiment
     from predict.stage import predict_experiment
     from pretrain.stage import pretrain_experiment

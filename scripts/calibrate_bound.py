@@ -37,13 +37,13 @@ simulated predictions whose decaying fraction is known, and is written by
 
     python -m scripts.calibrate_bound{options}
 
-Each row is {simulations} simulated tensors, of 500 instances where not said otherwise, with
-{replicates} bootstrap replicates each. A share of {simulations} simulations has a standard error of
-{error:.1%} where the truth is 95%.
+Each row summarizes {simulations} simulated tensors with {replicates} bootstrap replicates each. A
+tensor has 500 instances unless the row names another number. Where the true coverage is 95%, a
+coverage estimated from {simulations} simulations has a standard error of {error:.1%}.
 
 - **decaying**: the true decaying fraction.
-- **E[gap]**: the largest expected gap of discovery over baseline over the thresholds. By Theorem 1
-  it is at most the decaying fraction.
+- **E[gap]**: the expected gap (discovery minus baseline) at the threshold where it is largest. By
+  Theorem 1 it is at most the decaying fraction.
 - **bound**: mean of the published bound (the column `bound`), and how often it is **above** the
   decaying fraction.
 - **lower95**: mean of the lower confidence bound.
@@ -58,25 +58,25 @@ READING = """\
 
 - The published bound is often above the decaying fraction where nothing decays: it is the largest
   of several noisy gaps and never below 0. Where seeds differ in ability, or some fail, the error
-  does not shrink with more instances, as all instances move together.
-- In the counter-example, accuracies are equal for every instance, but the runs of a pretraining
-  seed are correct or wrong together in the larger size only. The published bound on runs is above
-  the truth nearly always, however many instances there are: Theorem 1 needs independent
+  does not shrink with more instances, because a seed affects all of them in the same direction.
+- In the counter-example, both sizes have the same accuracy on every instance. In the larger size
+  alone, the runs of a pretraining seed are all correct or all wrong. The published bound on runs is
+  nearly always above the truth, however many instances there are: Theorem 1 needs independent
   predictions. The lower confidence bound takes one run of each pretraining seed, averaged over all
   choices, and holds.
-- With two pretraining seeds, and with few where seeds differ in ability, the bound is valid but
-  says little: Student's distribution with one or three degrees of freedom is wide.
-- Where only one group of instances moves as one, the simulated gap is a single draw; no normal or
-  Student's distribution describes it, and coverage there rests on the resampling part of the
-  standard error. This is the limit of the method: it takes for granted that the gap is a smooth
-  function of the seeds, or nearly so, and that the seeds drawn show how seeds vary. A kind of seed
-  that is too rare to be among those drawn cannot be accounted for.
+- With two pretraining seeds, and with four where seeds differ in ability, the bound is valid but
+  weak: Student's distribution with one or three degrees of freedom is wide.
+- Where all instances form one group, the simulated gap is a single draw; no normal or Student's
+  distribution describes it, and coverage there rests on the resampling part of the standard error.
+  This is the limit of the method: it assumes that the gap is a smooth function of the seeds, or
+  nearly so, and that the sampled seeds show how seeds vary. It cannot account for a kind of seed
+  too rare to be among those sampled.
 - The intervals of `difference` in `thresholds.csv` are two-sided, each at its own threshold, and
-  near t = 0 they are too narrow: with 10 seeds 92 to 94% of them hold the expectation, 86% where
-  seeds differ in ability; with 4 seeds 83% there, and with 2 seeds 50 to 63% whatever the scenario,
-  as no replicate of two seeds goes beyond the two. `python -m scripts.calibrate_bound --intervals`
-  prints these figures.
-- The instances are taken as they are: the bound is on the fraction of these instances.
+  near t = 0 they are too narrow. With 10 seeds, 92 to 94% of them contain the expectation, 86%
+  where seeds differ in ability; with 4 seeds, 83% where seeds differ in ability; with 2 seeds, 50
+  to 63% in every scenario, because every replicate of two seeds lies between the two.
+  `python -m scripts.calibrate_bound --intervals` prints these figures.
+- The instances are not resampled: the bound is on the fraction of these instances.
 """
 
 
@@ -133,7 +133,7 @@ def interval_scenarios() -> tuple[Scenario, ...]:
 @click.option(
     "--intervals",
     is_flag=True,
-    help="Print instead how often the intervals of `difference` in thresholds.csv hold.",
+    help="Print how often the intervals of `difference` in thresholds.csv hold; write no page.",
 )
 def main(simulations: int, replicates: int, workers: int, out: Path, intervals: bool) -> None:
     """Simulate predictions with known decaying fractions and report how often the bound holds."""
@@ -170,18 +170,18 @@ def _print_intervals(simulations: int, replicates: int, workers: int) -> None:
         {
             "seeds": scenario.seeds,
             "scenario": scenario.name,
-            "at t = -0.5": f"{held[(len(held) - 1) // 2]:.1%}",
-            "largest t below 0": f"{held[-2]:.1%}",
-            "at t = 0": f"{held[-1]:.1%}",
+            "at t = -0.5": f"{coverage[(len(coverage) - 1) // 2]:.1%}",
+            "largest t below 0": f"{coverage[-2]:.1%}",
+            "at t = 0": f"{coverage[-1]:.1%}",
         }
-        for scenario, held in zip(chosen, results, strict=True)
+        for scenario, coverage in zip(chosen, results, strict=True)
     ]
-    click.echo("intervals of `difference` in thresholds.csv that hold its expectation")
+    click.echo("share of the intervals of `difference` in thresholds.csv that hold")
     click.echo(tabulate(rows, headers="keys", disable_numparse=True))
 
 
 def document(results: list[Calibration], simulations: int, replicates: int, options: str) -> str:
-    """Write the page, as Markdown; `options` are those of the command that writes it."""
+    """Compose the page as Markdown; `options` are those of the command that writes it."""
     blocks = [
         INTRODUCTION.format(
             simulations=simulations,

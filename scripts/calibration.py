@@ -1,4 +1,7 @@
-"""How often the lower confidence bound holds, in simulations with known decaying fractions."""
+"""How often the lower confidence bound holds, in simulations with known decaying fractions.
+
+A lower bound holds if it is at most the true decaying fraction.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,7 @@ INSTANCE_SEED = 1
 """Seed of the instances' difficulties, which are the same in all simulations of a scenario."""
 
 TOLERANCE = 1e-12
-"""Rounding error up to which a bound counts as not above what it bounds."""
+"""Rounding error: a bound that exceeds the true value by at most this much still holds."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,7 @@ class Scenario:
     decaying : float
         Fraction of instances that decay.
     improving : float
-        Rise of the logit of all other instances.
+        Rise of the larger size's logit on all other instances.
     ability : float
         Standard deviation of a seed's effect on the logits of all instances at once.
     failing : float
@@ -50,8 +53,8 @@ class Scenario:
         Standard deviation of a pretraining seed's effect on the logit of one instance, which its
         runs share.
     groups : int
-        If not 0, the instances fall into so many groups. With probability 0.7, for either size, a
-        model is correct on all instances of a group; otherwise on none.
+        If not 0, the number of groups of instances. With probability 0.7, in either size, a model
+        is correct on all instances of a group; otherwise on none.
     instances : int
         Number of instances.
     all_or_none : bool
@@ -223,13 +226,14 @@ def interval_coverage(
     Parameters
     ----------
     scenario, simulations, replicates, seed
-        As of `calibrate`.
+        As in `calibrate`.
 
     Returns
     -------
     ndarray of float64, shape [threshold]
-        For the lattice values from -1 to 0, the share of simulations whose interval of discovery
-        less baseline holds the expectation of the difference, estimated by its mean.
+        For the lattice values from -1 to 0, the share of simulations whose interval contains the
+        expectation of the difference (discovery minus baseline). The mean over the simulations
+        estimates that expectation.
     """
     upto = scenario.seeds * scenario.runs + 1
     estimates, ends = [], []
@@ -242,5 +246,5 @@ def interval_coverage(
         ends.append(interval(estimates[-1], differences, repeats, scenario.seeds, (-1, 1)))
     expected = np.mean(estimates, axis=0)
     low, high = np.array(ends).transpose(1, 0, 2)
-    held = (low <= expected + TOLERANCE) & (expected <= high + TOLERANCE)
-    return held.mean(axis=0)
+    covered = (low <= expected + TOLERANCE) & (expected <= high + TOLERANCE)
+    return covered.mean(axis=0)

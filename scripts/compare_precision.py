@@ -1,8 +1,8 @@
-"""What bfloat16 and gradient accumulation change in the loss of a pretraining run.
+"""The effect of bfloat16 and of gradient accumulation on the loss of pretraining.
 
 Run as `python -m scripts.compare_precision configs/pocket.yaml`. One size is pretrained with the
 same seeds in float32, in bfloat16 and with each batch in 4 parts; the differences are printed
-next to those between seeds. Run again, it does only what is missing.
+next to those between seeds. When it is run again, finished runs are skipped.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ LAST = 0.1
 
 
 def variant_of(experiment: Experiment, size: str, name: str, output: Path) -> Experiment:
-    """Change an experiment to one size, one variant and a folder of its own."""
+    """Change an experiment to one size, one variant and another folder."""
     plain = experiment.model_dump(mode="json")
     plain["sizes"] = [entry for entry in plain["sizes"] if entry["name"] == size]
     plain["pretraining"] |= VARIANTS[name]
@@ -40,7 +40,7 @@ def variant_of(experiment: Experiment, size: str, name: str, output: Path) -> Ex
 
 
 def final_losses(experiment: Experiment, size: str) -> NDArray[np.float64]:
-    """Mean loss over the last tenth of the steps of each pretraining seed, in nats."""
+    """Compute each pretraining seed's mean loss over the last tenth of the steps, in nats."""
     from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
     from configs.paths import run_folder
@@ -65,13 +65,13 @@ def compare(losses: dict[str, NDArray[np.float64]]) -> pd.DataFrame:
     Parameters
     ----------
     losses : dict of str to float64 array [seed]
-        By variant, `float32` among them; the same seeds in each.
+        By variant, with `float32`; the seeds are the same in all variants.
 
     Returns
     -------
     pandas.DataFrame
-        A row a variant: its mean loss, the mean and the largest absolute difference from
-        float32 of the same seed, and the standard deviation over seeds.
+        One row per variant: its mean loss, the mean and the largest absolute difference from
+        float32 with the same seed, and the standard deviation over seeds.
     """
     rows = []
     for name, loss in losses.items():
@@ -90,11 +90,11 @@ def compare(losses: dict[str, NDArray[np.float64]]) -> pd.DataFrame:
 
 @click.command()
 @click.argument("config", type=click.Path(path_type=Path))
-@click.option("--size", default=None, help="Which size; the largest by default.")
+@click.option("--size", default=None, help="The size; by default the largest.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("runs/precision"))
 @click.option("--workers", type=click.IntRange(min=1), default=os.cpu_count() or 1)
 def main(config: Path, size: str | None, out: Path, workers: int) -> None:
-    """Pretrain one size of CONFIG in each variant, and print what that does to the loss."""
+    """Pretrain one size of CONFIG in each variant, and print the differences in the loss."""
     experiment = load_experiment(config)
     size = size or experiment.sizes[-1].name
     if size not in [known.name for known in experiment.sizes]:

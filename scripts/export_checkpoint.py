@@ -45,7 +45,7 @@ def main(
     if task_name is not None and task_name not in tasks:
         raise InputError(f"--task: no {task_name!r}; the tasks are {', '.join(tasks)}")
     if (task_name is None) != (finetune_seed is None):
-        raise InputError("--task, --finetune-seed: a classifier needs both, an encoder neither")
+        raise InputError("--task, --finetune-seed: give both for a classifier, none for an encoder")
     start_backend(backend_log(experiment.output))
 
     from configs.paths import classifier_file, classifier_folder, encoder_file, vocabulary_file
@@ -57,7 +57,7 @@ def main(
     if task is None:
         stage, weights = "pretrain", encoder_file(experiment.output, size_name, pretrain_seed)
     else:
-        assert finetune_seed is not None  # asked for above
+        assert finetune_seed is not None  # checked above
         stage = "finetune"
         folder = classifier_folder(
             experiment.output, task.name, size_name, pretrain_seed, finetune_seed, fold
@@ -78,7 +78,7 @@ def main(
 
 
 def _checkpoint(epochs: list[float], wanted: float | None) -> float:
-    """Find the checkpoint's epoch that is `wanted` up to rounding; without it, the last one."""
+    """Find the checkpoint's epoch that equals `wanted` up to rounding; by default the last one."""
     if wanted is None:
         return epochs[-1]
     near = [epoch for epoch in epochs if abs(epoch - wanted) < 0.01]

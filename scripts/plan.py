@@ -1,4 +1,4 @@
-"""What a whole experiment would cost here; `make reproduce` begins with it.
+"""The plan of a whole experiment and its cost here; `make reproduce` begins with it.
 
 Run as `python -m scripts.plan CONFIG --limit-hours 72`.
 """
@@ -24,15 +24,15 @@ from pretrain.jobs.frame import PlanStage, devices_option, show_plans, workers_o
     type=click.FloatRange(min=0, min_open=True),
     default=72.0,
     show_default=True,
-    help="Stop with exit code 2 if the whole takes longer.",
+    help="Exit with code 2 if all stages together would take longer.",
 )
 def main(config: Path, workers: int | None, limit_hours: float) -> None:
-    """Print what every stage of CONFIG would do and what it costs on the devices present."""
+    """Print the runs of every stage of CONFIG, and their cost on the devices present."""
     hours = show_plans(config, workers, _load)
     if hours > limit_hours:
         raise InputError(
             f"{config}: would take {hours:,.0f} hours here, more than the limit of "
-            f"{limit_hours:,g}; to go on, give a higher one "
+            f"{limit_hours:,g}; give a higher limit "
             f"(make reproduce LIMIT_HOURS={int(hours) + 1}), or use more devices"
         )
 

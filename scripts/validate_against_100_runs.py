@@ -28,8 +28,8 @@ PAGE = """\
 An outside check of the estimates of finetuning noise. The store holds {runs} finetuning runs of one
 pretrained BERT-base on MNLI's matched development set (logits published with Zhou et al., 2020).
 McCoy et al. (2020) finetuned the same pretrained model 100 times with other code and seeds, and
-published how many runs were correct on each instance. Both are unbiased for the same quantities if
-finetuning was the same. This page is written by
+published how many runs were correct on each instance. If finetuning was the same, both give
+unbiased estimates of the same quantities. This page is written by
 
     python -m scripts.validate_against_100_runs STORE CSV
 
@@ -42,15 +42,15 @@ on {instances} instances that are in both.
 - **Pair disagreement**: the share of instances on which two runs differ, averaged over all pairs of
   runs (`analysis.statistics.seed_differences`). For 0/1 predictions of one pretraining seed it is
   exactly twice the finetuning variance, so that the two rows are one comparison.
-- **Bias² + pretraining variance**: with one pretraining seed the two cannot be told apart; this is
-  the loss less the finetuning variance.
+- **Bias² + pretraining variance**: one pretraining seed does not determine the two separately; this
+  is the loss minus the finetuning variance.
 - In brackets are 95% percentile intervals from {replicates} resamples of the instances, the same
-  ones on both sides for the difference. They hold the noise of the runs that is independent between
-  instances, but not what moves all instances of a run together.
-- The {runs} runs themselves resampled (`analysis.bootstrap.variances`,
-  `analysis.bootstrap.intervals`), instances kept: pair disagreement
-  {disagreement:.4f} [{low:.4f}, {high:.4f}]. For the hundred runs there is no such interval: which
-  of them were correct together is not published.
+  resamples on both sides for the difference. They reflect the noise of the runs that is independent
+  between instances, but not the noise that affects all instances of a run together.
+- Resampling the {runs} runs instead of the instances (`analysis.bootstrap.variances`,
+  `analysis.bootstrap.intervals`) gives a pair disagreement of
+  {disagreement:.4f} [{low:.4f}, {high:.4f}]. For the hundred runs there is no such interval: it is
+  not published which of them were correct on the same instances.
 - On {agreeing:.1%} of the instances the number of correct runs out of {runs} agrees with the other
   runs (two-sided beta-binomial p-value of at least 0.05, uniform prior on the rate).
 
@@ -136,21 +136,21 @@ def read_counts(path: Path) -> pd.DataFrame:
 def finetuning_variance(
     correct: NDArray[np.int64], runs: NDArray[np.int64] | int
 ) -> NDArray[np.float64]:
-    """Unbiased finetuning variance of each instance, from its number of correct runs."""
+    """Estimate each instance's finetuning variance, unbiased, from its number of correct runs."""
     return correct * (runs - correct) / (runs * (np.asarray(runs) - 1.0))
 
 
 def page(
     correct: NDArray[np.bool_], other_correct: NDArray[np.int64], other_runs: NDArray[np.int64]
 ) -> str:
-    """Write the page.
+    """Compose the page.
 
     Parameters
     ----------
     correct : ndarray of bool, shape [instance, run]
         Whether each run is correct.
     other_correct, other_runs : ndarray of int64, each of shape [instance]
-        Correct runs among the other runs on the same instances, and the number of these.
+        On the same instances, the correct ones among the other runs, and the number of other runs.
 
     Returns
     -------
@@ -208,7 +208,7 @@ def page(
 
 
 def _run_interval(correct: NDArray[np.bool_]) -> tuple[float, tuple[float, float]]:
-    """Pair disagreement and its interval over resampled runs."""
+    """Estimate the pair disagreement and its interval over resampled runs."""
     runs = correct.shape[1]
     moments = count_moments(correct.astype(np.int64), 1)
     estimate = float(resample_differences(moments, np.ones((runs, 1))).diff_pretrain[0])
@@ -224,7 +224,7 @@ def _agreement(
     other_correct: NDArray[np.int64],
     other_runs: NDArray[np.int64],
 ) -> NDArray[np.float64]:
-    """Two-sided p-value of a count of correct runs, given the other runs of the same instance."""
+    """Compute two-sided p-values of correct counts, given the other runs of the same instance."""
     expected = stats.betabinom(runs, other_correct + 1, other_runs - other_correct + 1)
     return np.minimum(2 * np.minimum(expected.cdf(counts), expected.sf(counts - 1)), 1.0)
 

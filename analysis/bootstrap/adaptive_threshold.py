@@ -17,14 +17,14 @@ from configs.processes import Workers
 
 @dataclass(frozen=True)
 class AdaptiveThreshold:
-    """Expected bound at the threshold tuned on the sample itself, and on another sample.
+    """Expected bound at a threshold tuned on the same sample, and at one tuned on another sample.
 
     Attributes
     ----------
     tuned : float
-        E[L*], the fraction of instances that the bound claims at its own best threshold.
+        E[L*], the expected bound at the sample's own best threshold: a fraction of instances.
     fresh : float
-        E[L], the same at the best threshold of an independent sample.
+        E[L], the expected bound at the best threshold of an independent sample.
     """
 
     tuned: float
@@ -39,14 +39,15 @@ class AdaptiveThreshold:
 def adaptive_threshold(gaps: NDArray[np.float64]) -> AdaptiveThreshold:
     """Estimate both expectations from independent samples of seeds.
 
-    Every sample is the development set of every other one: of R samples, E[L] is the average over
-    all R (R - 1) ordered pairs, which has far less noise than R separate pairs. A sample whose
-    baseline exceeds its discovery at every threshold claims nothing, on itself or elsewhere.
+    The threshold of each sample is tuned on every other sample: with R samples, E[L] is the average
+    over all R (R - 1) ordered pairs, which has far less noise than R separate pairs. A sample
+    whose discovery exceeds its baseline at no threshold gives a bound of 0, on itself and on other
+    samples.
 
     Parameters
     ----------
     gaps : ndarray of float64, shape [sample, threshold]
-        Discovery less baseline at each threshold t < 0, fractions; at least two samples.
+        Discovery minus baseline at each threshold t < 0, fractions; at least two samples.
 
     Returns
     -------
@@ -64,11 +65,11 @@ def adaptive_threshold(gaps: NDArray[np.float64]) -> AdaptiveThreshold:
     samples = len(gaps)
     best = np.argmax(gaps, axis=1)
     own = gaps[np.arange(samples), best]
-    claims = own > 0
-    # The gaps of all samples at the threshold that each of them tuned, added up by threshold: there
-    # are fewer thresholds than pairs of samples.
-    tuned = float(own[claims].sum())
-    at_all = float(gaps.sum(axis=0)[best[claims]].sum())
+    positive = own > 0
+    # The gaps are added up over all samples first: there are fewer thresholds than pairs of
+    # samples.
+    tuned = float(own[positive].sum())
+    at_all = float(gaps.sum(axis=0)[best[positive]].sum())
     return AdaptiveThreshold(
         tuned=tuned / samples, fresh=(at_all - tuned) / (samples * (samples - 1))
     )
@@ -104,7 +105,7 @@ def draw_seeds(seeds: int, samples: int, key: Sequence[int]) -> NDArray[np.int64
 def bootstrap_gaps(
     counts: Counts, samples: int, seed: int, workers: Workers | None = None
 ) -> dict[tuple[int, int], NDArray[np.float64]]:
-    """Compute discovery less baseline in bootstrap samples of the pretraining seeds.
+    """Compute discovery minus baseline in bootstrap samples of the pretraining seeds.
 
     Both directions of a pair, and all pairs that a size is in, share the draws of that size. The
     baseline is the average over all splits of the sampled seeds.
@@ -118,7 +119,7 @@ def bootstrap_gaps(
     seed : int
         Seed of the draws.
     workers : Workers, optional
-        Processes that share out the instances; this one alone where not given.
+        Processes that share the instances; by default this process alone.
 
     Returns
     -------

@@ -1,10 +1,10 @@
-"""Discovery less baseline of pairs of sizes, in resamples of pretraining seeds and instances.
+"""Discovery minus baseline of pairs of sizes, in resamples of pretraining seeds and instances.
 
-In a resample of the seeds an instance has a multiset of counts again. Its multisets in two sizes
-determine all that it adds to discovery and baseline, so a replicate needs only the joint histogram
-N of the two sizes' multisets: with E1 and E2 tables of what a multiset determines, [multiset, ...],
-the products of their rows sum to E1' N E2 over the instances, as in
-`analysis.statistics.decay.decay_curves`. N is sparse.
+In a resample of the seeds, too, an instance has a multiset of counts in each size. Its multisets in
+two sizes determine what it contributes to discovery and baseline, so a replicate needs only the
+joint histogram N of the two sizes' multisets. Let the rows of E1 and E2, [multiset, ...], hold what
+a multiset determines; then the products of the two rows of an instance, summed over the instances,
+are E1' N E2, as in `analysis.statistics.decay.decay_curves`. N is sparse.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ BLOCK_INSTANCES = 2**17
 """Instances that are resampled together."""
 
 RESAMPLED_INSTANCES = 2**20
-"""Instances, times replicates, whose multisets are held at once."""
+"""Instances times replicates whose multisets are in memory at once."""
 
 CACHED_CELLS = 2**17
-"""Instances, and elements of N E2, that several replicates together should not exceed."""
+"""Limit to the instances, and to the elements of N E2, of replicates computed together."""
 
 COMPARISONS_PER_SECOND = 6e7
-"""Roughly how many instances one process compares, times replicates and pairs."""
+"""Rough speed of one process, in instances times replicates times pairs."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class ResampledPair:
     Attributes
     ----------
     decay, improve : ndarray of float64, shape [replicate, steps + 1]
-        Discovery less baseline at the lattice values from -1 to 0, for instances that decay from
+        Discovery minus baseline at the lattice values from -1 to 0, for instances that decay from
         the first to the second size, and for those that improve. Fractions of instances; the
         baseline is averaged over all splits of the drawn seeds.
     counts : ndarray of float64, shape [replicate, seed + 1, seed + 1]
@@ -100,7 +100,7 @@ def resample_pairs(
     """
     pairs = list(combinations(sizes, 2))
     weights = {size: resampling.seed_weights(size, seeds) for size in sizes}
-    # Draws of instances are many numbers, so that they are made for few replicates at once.
+    # The draws of instances take much memory, so that they are made for few replicates at once.
     blocks = [slice(0, resampling.replicates)]
     if resampling.clusters is not None:
         blocks = list(resampling.blocks(counts.instances))
@@ -133,7 +133,7 @@ def resample_gaps(
     *,
     one_run: bool = False,
 ) -> dict[tuple[int, int], ResampledPair]:
-    """Compute discovery less baseline in every replicate, from given draws.
+    """Compute discovery minus baseline in every replicate, from given draws.
 
     Parameters
     ----------
@@ -142,19 +142,19 @@ def resample_gaps(
     pairs : sequence of (int, int)
         Positions of the sizes to compare.
     weights : mapping of int to ndarray of float64, shape [seed, replicate]
-        By size, how often each of its first seeds is drawn: an even number of seeds, and of draws
-        in each replicate as many.
+        By size, how often each of its first seeds is drawn. The number of seeds is even, and each
+        replicate draws as many.
     instance_weights : ndarray of float64, shape [instance, replicate], optional
-        How often each instance is drawn; each once if absent.
+        How often each instance is drawn; once by default.
     workers : Workers, optional
-        Processes that share out the instances; this process alone if absent.
+        Processes that share the instances; by default this process alone.
     one_run : bool
-        Compute `ResampledPair.counts` too, which otherwise have shape [replicate, 0, 0].
+        Compute `ResampledPair.counts` too, which otherwise has shape [replicate, 0, 0].
 
     Returns
     -------
     dict of (int, int) to ResampledPair
-        For each of `pairs`. The number of processes makes no difference.
+        For each of `pairs`. The result does not depend on the number of processes.
 
     Examples
     --------
@@ -195,10 +195,10 @@ class _Sums(NamedTuple):
     Attributes
     ----------
     observed : ndarray of float64, shape [replicate, 2 * steps + 1]
-        Instances by the correct runs of the second size less those of the first, -steps..steps.
+        Instances by the correct runs of the second size minus those of the first, -steps..steps.
     mixed : ndarray of float64, shape [replicate, steps + 1]
-        Instances times pairs of splits, by the absolute mixed difference in runs, 0..steps. Each
-        stands for a positive and a negative difference. In units of `_split_unit` squared.
+        Instances times pairs of splits, by the absolute value of the mixed difference in runs,
+        0..steps, whose two signs are equally frequent. In units of `_split_unit` squared.
     counts : ndarray of float64, shape [replicate, seed + 1, seed + 1] or [replicate, 0, 0]
         Joint counts with one run of each drawn seed.
     """
@@ -210,7 +210,7 @@ class _Sums(NamedTuple):
 
 @dataclass(frozen=True)
 class _Resamples:
-    """What is summed over every block of instances.
+    """What to sum over every block of instances.
 
     Attributes
     ----------
@@ -249,15 +249,16 @@ class _Resamples:
 
 @dataclass(frozen=True)
 class _MultisetTable:
-    """What a multiset of counts determines.
+    """What each multiset of counts determines.
 
     Attributes
     ----------
     total : ndarray of int32, shape [multiset]
         Sum of the counts.
     columns : ndarray of float64, shape [multiset, column]
-        First, for each difference 0..kF, the ways to part the seeds in two halves whose sums differ
-        by it, in units of `_split_unit`. Then, if wanted, `correct_distribution`.
+        First, for each difference 0..kF, the number of ways to split the seeds into two halves
+        whose sums differ by it, in units of `_split_unit`. Then, for `one_run`,
+        `correct_distribution`.
     steps : int
         2kF, the runs of all seeds.
     """
@@ -304,7 +305,7 @@ class _Resampled(NamedTuple):
 
     @classmethod
     def of(cls, table: _MultisetTable, multiset: NDArray[np.int32]) -> _Resampled:
-        """Look up multisets."""
+        """Look up the sums of multisets."""
         return cls(multiset, table.total[multiset], table)
 
     def part(self, replicates: slice) -> _Resampled:
@@ -313,7 +314,7 @@ class _Resampled(NamedTuple):
 
 @lru_cache(maxsize=4)
 def _complete_table(seeds: int, runs: int, one_run: bool) -> _MultisetTable | None:
-    """Tabulate every multiset, for all blocks; None if they are too many."""
+    """Tabulate every possible multiset, for all blocks; None if there are too many."""
     known = every_multiset(seeds, runs)
     return None if known is None else _MultisetTable.of(known[0], runs, one_run)
 
@@ -321,7 +322,7 @@ def _complete_table(seeds: int, runs: int, one_run: bool) -> _MultisetTable | No
 def _split_unit(seeds: int) -> int:
     """Power of two above the number of splits.
 
-    Whole numbers divided by it are as exact as before, and their products do not overflow.
+    Dividing whole numbers by it loses no precision, and their products then do not overflow.
     """
     return 2 ** comb(seeds, seeds // 2).bit_length()
 
@@ -339,7 +340,7 @@ def _sum_block(
     else:
         weights = np.ascontiguousarray(instance_weights.T)
     table = _complete_table(seeds, runs, resamples.one_run)
-    # Without a complete table, each replicate has one of its own.
+    # Without a complete table, each replicate has its own table.
     batch = 1 if table is None else max(RESAMPLED_INSTANCES // weights.shape[1], 1)
     sums = {pair: resamples.zeros() for pair in resamples.pairs}
     for first in range(0, resamples.replicates, batch):
@@ -348,9 +349,9 @@ def _sum_block(
         for size, counts in correct.items():
             drawn = resamples.weights[size][:, replicates]
             rows, index = resampled_multisets(counts, drawn, runs)
-            of_size = table or _MultisetTable.of(rows, runs, resamples.one_run)
+            size_table = table or _MultisetTable.of(rows, runs, resamples.one_run)
             multiset = np.ascontiguousarray(index.T, dtype=np.int32)
-            resampled[size] = _Resampled.of(of_size, multiset)
+            resampled[size] = _Resampled.of(size_table, multiset)
         for pair, pair_sums in sums.items():
             _compare(
                 resampled[pair[0]],
@@ -364,7 +365,7 @@ def _sum_block(
 def _distinct_rows(
     correct: Mapping[int, NDArray[np.unsignedinteger]],
 ) -> tuple[dict[int, NDArray[np.unsignedinteger]], NDArray[np.float64]]:
-    """Keep one of the instances that are alike in all sizes and seeds, and how often it occurs."""
+    """Merge the instances with equal counts in all sizes and seeds; return their frequencies."""
     rows = np.ascontiguousarray(np.concatenate(list(correct.values()), axis=1))
     keys = rows.view(np.dtype((np.void, rows.dtype.itemsize * rows.shape[1]))).ravel()
     _, kept, frequency = np.unique(keys, return_index=True, return_counts=True)
@@ -375,7 +376,7 @@ def _distinct_rows(
 def _compare(
     smaller: _Resampled, larger: _Resampled, weights: NDArray[np.float64], sums: _Sums
 ) -> None:
-    """Add to `sums` those of two sizes; `weights` [replicate, instance] of the instances."""
+    """Add the sums of two sizes to `sums`; `weights` [replicate, instance] of the instances."""
     first, second = smaller.table, larger.table
     halves, correct = first.halves, first.correct
     products = np.empty((len(weights), halves.stop, halves.stop))
@@ -387,8 +388,8 @@ def _compare(
         sides = (joint @ second.columns).reshape(-1, *first.columns.shape)
         products[part] = first.columns[:, halves].T @ sides[..., halves]
         sums.counts[part] += first.columns[:, correct].T @ sides[..., correct]
-    # The halves' differences of the two sizes add up in one half of the pairs of splits, and
-    # cancel in the other.
+    # In half of the pairs of splits, the mixed difference is the sum of the two sizes' differences
+    # between halves; in the other half of the pairs, it is their difference.
     for difference in range(halves.stop):
         by_second = products[:, difference]
         sums.mixed[:, difference : difference + halves.stop] += by_second
@@ -436,7 +437,7 @@ def _gaps(sums: _Sums, seeds: int) -> ResampledPair:
     steps = sums.mixed.shape[1] - 1
     mixed = sums.mixed[:, ::-1] / (instances * splits**2)
     baseline = np.cumsum(mixed, axis=1)
-    # At 0 the difference has one sign, which stands for both.
+    # `mixed` halves every count for its two signs; a difference of 0 has no sign.
     baseline[:, -1] += mixed[:, -1]
     decay, improve = (
         np.cumsum(observed, axis=1)[:, : steps + 1] / instances - baseline

@@ -7,18 +7,19 @@ max L(t) <= decaying fraction, however the threshold is chosen. Therefore
 L(t) = gap(t) - c se(t), with c the 95% quantile of the largest studentized error over all
 thresholds.
 
-The standard error is the larger of two, as each fails somewhere:
+There are two estimates of the standard error. Each is too small in some cases, so the larger one is
+used:
 
-- from replaced seeds: Efron and Stein's inequality bounds Var[gap] by half the summed expected
-  squared changes when one seed is replaced by an independent one. Another seed of the same size
-  stands in for the independent one; its systematic effect, that a seed is now there twice, is
-  subtracted;
-- from the Multi-Bootstrap, less the effect of repeated seeds (`intervals.spread`). It sees a jump
-  of the gap that more than one seed must change to bring about, as where few groups of instances
-  move together.
+- from replaced seeds: Efron and Stein's inequality bounds Var[gap] by half the sum, over the seeds,
+  of the expected squared change when this seed is replaced by an independent one. Another seed of
+  the same size serves as the independent one. That it then occurs twice has a systematic effect,
+  which is subtracted;
+- from the Multi-Bootstrap, minus the effect of repeated seeds (`intervals.spread`). It includes
+  jumps of the gap that occur only when more than one seed changes, as with few groups of instances
+  on which all predictions agree.
 
-c is that of a multivariate Student distribution with n - 1 degrees of freedom, n the pretraining
-seeds of a size, and the correlations of the replaced seeds.
+The quantile c is that of a multivariate Student distribution with n - 1 degrees of freedom, where n
+is the number of pretraining seeds of a size, and with the correlations of the replaced seeds.
 """
 
 from __future__ import annotations
@@ -36,10 +37,10 @@ from analysis.bootstrap.joint_counts import gaps_of_counts, joint_counts, replac
 from analysis.statistics.counts import Counts
 
 DRAWS = 10_000
-"""Draws of the multivariate Student distribution."""
+"""Number of draws from the multivariate Student distribution."""
 
 KEY = 1
-"""Key of these draws."""
+"""Key of the random numbers of these draws."""
 
 
 @dataclass(frozen=True)
@@ -73,12 +74,12 @@ def confidence_bound(
     Parameters
     ----------
     gaps : ndarray of float64, shape [threshold]
-        Discovery less baseline at the thresholds t < 0, with one 0/1 prediction per pretraining
+        Discovery minus baseline at the thresholds t < 0, with one 0/1 prediction per pretraining
         seed, or its expectation over such predictions.
     replaced : tuple of two ndarray of float64, each of shape [replacement, threshold]
-        The same with each seed of one size replaced by each other seed of that size.
+        The gaps with each seed of one size replaced by each other seed of that size.
     replicates : ndarray of float64, shape [replicate, threshold]
-        The same in replicates of the Multi-Bootstrap of the seeds.
+        The gaps in replicates of the Multi-Bootstrap of the seeds.
     repeats : ndarray of float64, shape [replicate, 2]
         `intervals.repeated_draws` of both sizes.
     seeds : int
@@ -118,7 +119,7 @@ def pair_confidence_bounds(
     resampled: Mapping[tuple[int, int], ResampledPair],
     resampling: Resampling,
 ) -> dict[tuple[int, int], tuple[ConfidenceBound, ConfidenceBound]]:
-    """Bound what decays and what improves between pairs of sizes, with 95% confidence each.
+    """Bound the fractions that decay and that improve between sizes, with 95% confidence each.
 
     Parameters
     ----------
@@ -138,7 +139,7 @@ def pair_confidence_bounds(
 
     Examples
     --------
-    All instances decay from four correct models to none, whichever seeds are drawn.
+    All instances decay, from four correct models to none, whichever seeds are drawn.
 
     >>> from analysis.bootstrap.bounds import resample_pairs
     >>> sides = np.ones((5, 4), dtype=np.uint8), np.zeros((5, 4), dtype=np.uint8)
@@ -179,7 +180,7 @@ def pair_confidence_bounds(
 def _largest_student(
     changes: NDArray[np.float64], error: NDArray[np.float64], freedom: int
 ) -> float:
-    """Quantile at `LEVEL` of the largest of correlated Student variables."""
+    """Estimate the quantile at `LEVEL` of the largest of correlated Student variables."""
     random = np.random.Generator(np.random.Philox(KEY))
     varying = error > 0
     standard = changes[:, varying] / error[varying]

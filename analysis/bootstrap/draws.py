@@ -1,4 +1,4 @@
-"""What the replicates of one split draw: pretraining seeds of every size, and instances."""
+"""The random draws of a split's replicates: pretraining seeds of every size, and instances."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def draw_indices(items: int, replicates: int, key: Sequence[int]) -> NDArray[np.
     replicates : int
         Number of draws.
     key : sequence of int
-        What the random numbers are a function of, each at least 0.
+        Key of the random numbers, each at least 0.
 
     Returns
     -------
@@ -28,7 +28,7 @@ def draw_indices(items: int, replicates: int, key: Sequence[int]) -> NDArray[np.
 
     Examples
     --------
-    >>> draw_indices(1, 2, key=(0,))  # of one item there is one choice
+    >>> draw_indices(1, 2, key=(0,))  # with one item there is one choice
     array([[0],
            [0]])
     >>> draw_indices(5, 1000, key=(0,)).shape
@@ -97,10 +97,10 @@ def cluster_weights(
 
 
 BLOCK_CELLS = 2**21
-"""Resampled sums held at once, of one size."""
+"""Resampled sums of one size that are in memory at once."""
 
 DRAWN_CELLS = 2**24
-"""Instances times replicates whose draws are held at once."""
+"""Instances times replicates whose draws are in memory at once."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ class Resampling:
     seed : int
         Seed of all draws.
     clusters : ndarray of int, shape [instance], or None
-        Cluster of each instance of the split, 0..C - 1: whole clusters are drawn. None to keep
+        Cluster of each instance of the split, 0..C - 1: whole clusters are drawn. None to use
         every instance once.
 
     Examples
@@ -132,15 +132,15 @@ class Resampling:
     clusters: NDArray[np.int64] | None = None
 
     def seed_weights(self, size: int, seeds: int) -> NDArray[np.float64]:
-        """How often each of the first `seeds` seeds of a size (position) is drawn.
+        """Draw the first `seeds` seeds of a size (position); return how often each is drawn.
 
-        Shape [seed, replicate]. Both kinds of predictions, and all pairs that a size is in, share
-        these draws.
+        Shape [seed, replicate]. Runs and ensembles, and all pairs that contain a size, share these
+        draws.
         """
         return weights_of(draw_indices(seeds, self.replicates, (self.seed, 0, size, seeds)), seeds)
 
     def instance_weights(self, replicates: slice) -> NDArray[np.float64] | None:
-        """How often each instance is drawn, shape [instance, replicate]; None for each once."""
+        """Return how often each instance is drawn, [instance, replicate]; None: each once."""
         if self.clusters is None:
             return None
         groups = int(self.clusters.max(initial=-1)) + 1
@@ -175,16 +175,16 @@ class Resampling:
 
 @dataclass(frozen=True)
 class Bootstrap:
-    """What to resample.
+    """What to resample, and how often.
 
     Attributes
     ----------
     replicates : int
-        Number of replicates; 0 adds no columns.
+        Number of replicates; with 0 the tables have no columns of intervals.
     seed : int
         Seed of all draws.
     clusters : mapping of str to ndarray of int, each of shape [instance], or None
-        By task, the cluster of each kept instance; whole clusters of instances are drawn with the
+        By task, the cluster of each kept instance. Whole clusters are drawn, in addition to the
         seeds. None to draw seeds only.
     """
 
@@ -203,7 +203,7 @@ class Bootstrap:
 
         Examples
         --------
-        The clusters of the split are numbered anew.
+        The clusters of the split are renumbered.
 
         >>> bootstrap = Bootstrap(100, clusters={"mnli": np.array([0, 0, 1, 2, 2])})
         >>> bootstrap.of_instances("mnli", np.array([2, 3, 4])).clusters

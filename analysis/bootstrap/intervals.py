@@ -14,7 +14,7 @@ DEFINED = 0.5
 
 
 def repeated_draws(weights: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Sum of the squared weights: how much a replicate repeats its seeds.
+    """Sum the squared weights, which measures how much a replicate repeats its seeds.
 
     Parameters
     ----------
@@ -35,19 +35,19 @@ def repeated_draws(weights: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def spread(replicates: NDArray[np.float64], repeats: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Deviations of replicates from what their repeated seeds alone would make them.
+    """Compute the deviations of replicates, without the effect of repeated seeds.
 
-    A drawn seed that is drawn again adds no new noise, so a replicate of a non-linear statistic
-    (a count of instances beyond a threshold, say) depends on how often its seeds repeat, whichever
-    they are. Real seeds do not repeat. The replicates are regressed on `repeats`; the residuals
-    are how the statistic varies with the seeds.
+    A seed that is drawn twice adds no new noise. A non-linear statistic (such as the number of
+    instances beyond a threshold) therefore depends on how often a replicate repeats its seeds, and
+    real seeds do not repeat. The replicates are regressed on `repeats`; the residuals show how the
+    statistic varies with the seeds.
 
     Parameters
     ----------
     replicates : ndarray of float64, shape [replicate] or [replicate, statistic]
-        NaN where a replicate leaves a statistic undefined.
+        NaN where a statistic is not defined in a replicate.
     repeats : ndarray of float64, shape [replicate] or [replicate, group]
-        From `repeated_draws`, for each group of seeds that the statistic rests on.
+        From `repeated_draws`, for each group of seeds that the statistic depends on.
 
     Returns
     -------
@@ -83,14 +83,15 @@ def interval(
     seeds: int,
     limits: tuple[float, float] = (-np.inf, np.inf),
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Percentile interval about an estimate, widened for few seeds.
+    """Compute a percentile interval about an estimate, widened for few seeds.
 
-    The quantiles are those of `spread`, added to the estimate. With n seeds the bootstrap's spread
-    is too small by sqrt((n - 1) / n), and normal instead of Student's quantiles make it smaller
-    again; the levels of the quantiles are moved outwards to make up for both, to
+    The quantiles of `spread` are added to the estimate. With n seeds the bootstrap's standard
+    deviation is too small by a factor of sqrt((n - 1) / n), and it would need Student's quantiles
+    instead of normal ones. To correct for both, the level of the lower quantile is
     Phi(-sqrt(n / (n - 1)) t), where t is the quantile of Student's distribution with n - 1 degrees
-    of freedom. No replicate of a mean lies beyond its most extreme seed, so that with n seeds an
-    interval misses at least 2^(1 - n) of the time: with fewer than six it cannot reach 95%.
+    of freedom, and likewise for the upper one. No replicate of a mean lies beyond its most extreme
+    seed, so that an interval from n seeds misses with a probability of at least 2^(1 - n): with
+    fewer than six seeds its coverage cannot reach 95%.
 
     Parameters
     ----------
@@ -101,7 +102,7 @@ def interval(
     seeds : int
         Pretraining seeds of the smallest group.
     limits : tuple of float
-        Range of the statistic, to which the interval is cut.
+        Smallest and largest possible value of the statistic, to which the interval is cut.
 
     Returns
     -------
@@ -115,8 +116,8 @@ def interval(
 
     Examples
     --------
-    Of 1,001 replicates at equal distances, about an estimate of 0.6. With many seeds 95% of them
-    are inside; with ten seeds, more; with one, no interval can be given.
+    There are 1,001 equally spaced replicates about an estimate of 0.6. With many seeds the interval
+    contains 95% of them, with ten seeds more; with one seed there is no interval.
 
     >>> replicates = np.linspace(0.1, 1.1, 1001)
     >>> for seeds in (100_000, 10, 1):
@@ -135,7 +136,7 @@ def interval(
             np.sqrt(seeds / (seeds - 1)) * stats.t.ppf((1 - LEVEL) / 2, seeds - 1)
         )
         ends[:, enough] = np.nanquantile(deviations[:, enough], [tail, 1 - tail], axis=0)
-        # Zero is a deviation of every estimate, however skewed its replicates.
+        # The interval contains the estimate, however skewed its replicates.
         reach = np.array([np.minimum(ends[0], 0), np.maximum(ends[1], 0)])
         ends = np.clip(values + reach, *limits)
     shape = np.shape(estimate)

@@ -1,10 +1,10 @@
-"""How many independent models of two sizes are correct on an instance, counted over instances.
+"""Joint counts: instances by how many independent models of each of two sizes are correct.
 
 With one 0/1 prediction per pretraining seed, discovery and baseline are linear functions of the
 joint counts N[S1, S2]: the instances on which S1 models of one size and S2 of the other are
 correct.
-Ensembles are such predictions. Of F runs per pretraining seed, one run drawn from each seed is such
-a prediction too, and its expected N has a closed form.
+Ensembles are such predictions. With F runs per pretraining seed, one run drawn from each seed gives
+such predictions too, and the expectation of N has a closed form.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from analysis.statistics.decay import half_differences
 from analysis.statistics.multisets import multisets
 
 BLOCK_CELLS = 2**21
-"""Numbers held at once for each size, while replaced seeds are counted."""
+"""Numbers in memory at once for each size, while seeds are replaced."""
 
 
 def correct_distribution(correct: NDArray[np.integer], runs: int) -> NDArray[np.float64]:
-    """Distribution of the number of correct models, when one run of each seed is drawn.
+    """Compute the distribution of the number of correct models if one run of each seed is drawn.
 
     A sum of independent Bernoulli draws with probabilities u / F, by convolution.
 
@@ -41,8 +41,8 @@ def correct_distribution(correct: NDArray[np.integer], runs: int) -> NDArray[np.
 
     Examples
     --------
-    Of two runs each, one seed has one correct and the other two: the drawn runs are both correct
-    with probability 1/2.
+    One seed has one correct run of two, the other two of two: both drawn runs are correct with
+    probability 1/2.
 
     >>> correct_distribution(np.array([1, 2]), runs=2)
     array([0. , 0.5, 0.5])
@@ -59,7 +59,7 @@ def correct_distribution(correct: NDArray[np.integer], runs: int) -> NDArray[np.
 
 
 def gap_kernel(seeds: int) -> NDArray[np.float64]:
-    """Discovery less baseline that one instance contributes at each threshold.
+    """Compute what one instance adds to discovery minus baseline at each threshold.
 
     Parameters
     ----------
@@ -95,7 +95,7 @@ def gap_kernel(seeds: int) -> NDArray[np.float64]:
 def gaps_of_counts(
     counts: NDArray[np.float64],
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Compute discovery less baseline, of instances that decay and of those that improve.
+    """Compute discovery minus baseline, of instances that decay and of those that improve.
 
     Parameters
     ----------
@@ -139,7 +139,7 @@ def joint_counts(
     Returns
     -------
     ndarray of float64, shape [seed + 1, seed + 1]
-        Expected over the draws; sums to the number of instances.
+        Expectation over the draws; its elements sum to the number of instances.
 
     Examples
     --------
@@ -154,7 +154,7 @@ def joint_counts(
 def replaced_counts(
     sides: Sequence[NDArray[np.integer]], runs: int
 ) -> dict[tuple[int, int], tuple[NDArray[np.float64], NDArray[np.float64]]]:
-    """Recompute joint counts with every seed of one size replaced by every other one.
+    """Compute the joint counts with every seed of one size replaced by every other one.
 
     Parameters
     ----------
@@ -205,7 +205,7 @@ def replaced_counts(
 def _replaced_distributions(
     correct: NDArray[np.integer], columns: NDArray[np.int64], runs: int
 ) -> NDArray[np.float64]:
-    """Distributions [choice of columns, instance, seed + 1], once per distinct multiset."""
+    """Compute distributions [choice of columns, instance, seed + 1], one per distinct multiset."""
     chosen = correct[:, columns].transpose(1, 0, 2)
     distinct = multisets(chosen.reshape(-1, columns.shape[1]))
     return correct_distribution(distinct.rows, runs)[distinct.index].reshape(*chosen.shape[:2], -1)

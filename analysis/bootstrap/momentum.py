@@ -1,16 +1,16 @@
 """Momentum in every replicate of a resampling, as published and cross-fitted.
 
 A replicate weights each pretraining seed of the middle size s2 by its number of draws. The three
-groups of seeds that take Acc[s2] for the bucket, the first and the second difference stay those of
-the undrawn seeds: groups cut from the drawn seeds could hold copies of the same seed, and the
-differences would again share the noise that cross-fitting removes. An assignment of groups counts
-in a replicate by the product of the draws of its three groups, so that every seed counts as often
-as it is drawn.
+groups of seeds that give Acc[s2] for the bucket, the first and the second difference are groups of
+the original seeds, not of the drawn ones: copies of a drawn seed could be in two groups, and the
+differences would again share the noise that cross-fitting removes. A replicate weights each
+assignment by the product of the numbers of draws in its three groups, so that every seed counts as
+often as it is drawn.
 
-A replicate averages six assignments of the cross-fitted correlation (`spaced_assignments`) instead
-of all, in a third of the time. An average of fewer varies more with the seeds, which makes the
-intervals rather too wide: in simulations with 6 or 10 seeds they covered the expectation in 95
-to 99% of buckets, and with all assignments in 91 to 97%.
+A replicate averages the cross-fitted correlation over six assignments (`spaced_assignments`)
+instead of all, which takes a third of the time. An average over fewer assignments varies more with
+the seeds, so that the intervals are somewhat too wide: in simulations with 6 or 10 seeds they
+covered the expectation in 95 to 99% of buckets, and with all assignments in 91 to 97%.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from analysis.bootstrap.draws import Resampling
 from analysis.statistics.momentum import BUCKETS, correlate_by_bucket
 
 PART_INSTANCES = 2**13
-"""Instances, times replicates, that are correlated at once: they should stay in the cache."""
+"""Instances times replicates that are correlated at once, and should fit into the CPU's cache."""
 
 Group = tuple[int, ...]
 
@@ -61,7 +61,7 @@ def resample_momentum(
     Examples
     --------
     Three instances with Acc[s2] = 0 and one seed of each size. The differences from s1 to s2 are
-    -2, -1, 0, those from s2 to s3 are 0, 1, 2: they rise together.
+    -2, -1, 0, and those from s2 to s3 are 0, 1, 2: they increase together.
 
     >>> counts = [np.array([[2], [1], [0]]), np.zeros((3, 1), int), np.array([[0], [1], [2]])]
     >>> pearson, spearman = resample_momentum(counts, 2, [np.ones((1, 1))] * 3, Resampling(1, 0))
@@ -97,7 +97,7 @@ def resample_momentum(
 
 
 class _Replicates:
-    """Some replicates, side by side; what several assignments need is computed once.
+    """Several replicates; values that several assignments need are computed once.
 
     Parameters
     ----------
@@ -124,9 +124,9 @@ class _Replicates:
     def correlate(
         self, for_bucket: Group, for_first: Group, for_second: Group
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Correlate one assignment: [2, replicate, bucket], and its weight [replicate]."""
+        """Correlate one assignment, [2, replicate, bucket]; return its weight [replicate] too."""
         replicates = self.weights[1].shape[1]
-        # Accuracy 1 has a bucket of its own here, which is dropped.
+        # Instances with accuracy 1 are in an extra bucket, which is dropped.
         width = BUCKETS + 1
         correlations = correlate_by_bucket(
             self._once("first", for_first, self._difference, 0),
@@ -157,7 +157,7 @@ class _Replicates:
         return (self.weights[1][chosen].T @ self.counts[1][chosen]).astype(np.int64)
 
     def _bucket(self, group: Group) -> NDArray[np.int64]:
-        """Find the bucket of every instance, counted on from replicate to replicate."""
+        """Compute the bucket of every instance, with different numbers in every replicate."""
         runs = np.maximum(self._drawn(group), 1) * self.runs
         bucket = self._once("correct", group, self._correct) * BUCKETS // runs[:, None]
         bucket += (BUCKETS + 1) * np.arange(len(bucket))[:, None]
@@ -166,8 +166,8 @@ class _Replicates:
     def _difference(self, group: Group, outer: int) -> NDArray[np.int64]:
         """Subtract s1 from the group (`outer` 0), or the group from s3 (1).
 
-        Each replicate scales both accuracies to whole numbers by a factor of its own, which does
-        not change a correlation.
+        Each replicate scales both accuracies to whole numbers by its own factor, which does not
+        change a correlation.
         """
         drawn = np.maximum(self._drawn(group), 1)
         seeds = len(self.weights[2 * outer])

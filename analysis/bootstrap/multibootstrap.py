@@ -1,9 +1,9 @@
-"""The Multi-Bootstrap: resample pretraining seeds and, if wanted, instances (Sellam et al., 2022).
+"""The Multi-Bootstrap: resample pretraining seeds and optionally instances (Sellam et al., 2022).
 
-Compares the mean score of any two groups of runs on the same instances, from two arrays
-[instance, seed], without a prediction store: `multibootstrap` returns an estimate of the
-difference, its interval and a p-value. A replicate is a vector of weights, how often it draws each
-seed and each instance, so that means in all replicates are one matrix product.
+`multibootstrap` compares the mean scores of any two groups of runs on the same instances. It takes
+two arrays [instance, seed] and needs no prediction store. It gives an estimate of the difference,
+its interval and a p-value. A replicate is a vector of weights, the number of times that each seed
+and each instance is drawn, so that one matrix product gives the means of all replicates.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class MultiBootstrap:
     base, other : ndarray of float64, shape [replicate]
         Mean score of each group, over resampled seeds and instances.
     estimate : float
-        Mean score of `other` less that of `base`, without resampling.
+        Mean score of `other` minus that of `base`, without resampling.
     """
 
     base: NDArray[np.float64]
@@ -34,20 +34,20 @@ class MultiBootstrap:
 
     @property
     def difference(self) -> NDArray[np.float64]:
-        """`other` less `base`, shape [replicate]."""
+        """`other` minus `base`, shape [replicate]."""
         return self.other - self.base
 
     @property
     def p_value(self) -> float:
         """Share of replicates whose difference is at most 0: small if `other` scores higher.
 
-        At least 1 / replicates, the smallest share that so many replicates can show.
+        At least 1 / replicates, the smallest share other than 0.
         """
         difference = self.difference
         return max(float(np.mean(difference <= 0)), 1 / len(difference))
 
     def interval(self, level: float = 0.95) -> tuple[float, float]:
-        """Percentile interval of the difference at the given confidence level."""
+        """Compute the percentile interval of the difference at a confidence level."""
         tail = (1 - level) / 2
         low, high = np.quantile(self.difference, [tail, 1 - tail])
         return float(low), float(high)
@@ -67,7 +67,7 @@ def weighted_scores(
     seed_weights : ndarray of float64, shape [seed, replicate]
         How often each seed was drawn.
     instance_weights : ndarray of float64, shape [instance, replicate], optional
-        How often each instance was drawn; each once if absent.
+        How often each instance was drawn; once by default.
 
     Returns
     -------
@@ -107,10 +107,10 @@ def multibootstrap(
     replicates : int
         Number of replicates, at least 1.
     paired : bool
-        Whether column j of both groups has the same seed: the same seeds are then drawn for both.
-        Otherwise each group's seeds are drawn on their own.
+        Whether column j of both groups is the same seed. If so, the same seeds are drawn for both
+        groups, otherwise each group's seeds independently.
     resample_instances : bool
-        Draw instances too, the same for both groups.
+        Whether to draw instances too, the same ones for both groups.
     clusters : ndarray of int, shape [instance], optional
         Cluster of each instance, 0..C - 1, to draw whole clusters of instances.
     seed : int
@@ -123,8 +123,8 @@ def multibootstrap(
     Raises
     ------
     ValueError
-        If the groups differ in instances, have none or no seeds, paired groups differ in seeds,
-        or there is not a cluster for every instance.
+        If the groups differ in their number of instances, have no instances or no seeds, if paired
+        groups differ in their number of seeds, or if an instance has no cluster.
 
     References
     ----------
@@ -133,8 +133,8 @@ def multibootstrap(
 
     Examples
     --------
-    Four instances and three seeds of each group: `other` is correct on one instance more with
-    every seed, so that the difference of the means is 1/4 whichever seeds are drawn.
+    Four instances, and three seeds in each group. Every seed of `other` is correct on one instance
+    more, so that the difference of the means is 1/4 whichever seeds are drawn.
 
     >>> base = np.array([[1, 1, 1], [1, 1, 1], [0, 0, 0], [0, 0, 0]])
     >>> other = np.array([[1, 1, 1], [1, 1, 1], [1, 1, 1], [0, 0, 0]])

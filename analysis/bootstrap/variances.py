@@ -1,10 +1,10 @@
 """Statistics of one size under resampling of its pretraining seeds.
 
 The variance between seeds and the differences between runs of two seeds are averages over pairs of
-*different* seeds. A seed that was drawn twice would add pairs with itself, which do not differ, and
-pull both towards 0. A replicate therefore gives the pair P, P' the weight w[P] w[P'], and none to
-P = P'. With every seed drawn once these are the statistics of `analysis.statistics.variance` and
-`analysis.statistics.seed_differences`.
+*different* seeds. If a seed that is drawn twice formed a pair with itself, whose two members do not
+differ, both would be biased towards 0. A replicate therefore gives the pair P, P' the weight
+w[P] w[P'], or 0 if P = P'. With every seed drawn once these are the statistics of
+`analysis.statistics.variance` and `analysis.statistics.seed_differences`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from analysis.bootstrap.draws import Resampling
 from analysis.statistics.variance import TreeSums, decompose_sums
 
 PART_INSTANCES = 4096
-"""Instances whose features are held at once."""
+"""Instances whose features are in memory at once."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class SeedMoments:
     Attributes
     ----------
     loss : ndarray of float64, shape [..., seed]
-        Loss of the seed's draws.
+        Mean loss of the seed's draws.
     inner : ndarray of float64, shape [..., level, seed]
         Unbiased variances of the levels below the seed: finetuning seeds, checkpoints. NaN where a
         level has one draw.
@@ -77,7 +77,7 @@ def count_moments(
     runs : int
         Finetuning runs of one pretraining seed.
     instance_weights : ndarray of float64, shape [instance, replicate], optional
-        How often each instance is drawn; each once if absent.
+        How often each instance is drawn; once by default.
 
     Returns
     -------
@@ -86,8 +86,8 @@ def count_moments(
 
     Examples
     --------
-    Of two runs each, on one instance, seed 0 has both correct and seed 1 has one: its runs vary
-    with the sample variance 1/2, and their mean with half of that.
+    On one instance, two of two runs of seed 0 are correct, and one of two runs of seed 1. The
+    sample variance of seed 1's runs is 1/2, and the variance of their mean is half of that.
 
     >>> moments = count_moments(np.array([[2, 1]]), runs=2)
     >>> moments.loss, moments.inner, moments.noise
@@ -174,7 +174,7 @@ def resampled_sum_moments(
     total : ndarray of float, shape [seed, instance]
         Sum of a seed's draws.
     squares : ndarray of float, shape [level - 1, seed, instance]
-        `TreeSums.squares` below the seed's own.
+        `TreeSums.squares` of the tree below the seed, without the seed's own.
     below : sequence of int
         Draws at each level below the seeds, outermost first.
     resampling : Resampling
@@ -187,7 +187,7 @@ def resampled_sum_moments(
 
     Examples
     --------
-    Two runs of two seeds on two equal instances: all replicates are equal, too.
+    Two runs of each of two seeds on two equal instances: all replicates are equal, too.
 
     >>> total = np.array([[2.0, 2.0], [1.0, 1.0]])
     >>> squares = np.array([[[2.0, 2.0], [1.0, 1.0]]])
@@ -269,12 +269,14 @@ def resample_decomposition(
     -------
     ndarray of float64, shape [replicate, 2 + level]
         Squared bias, variance from pretraining seeds, and the variances of the inner levels. NaN
-        where a replicate has drawn one seed only, or a level has one draw.
+        in replicates of a single seed, and for levels with one draw.
 
     Examples
     --------
-    With each of the two seeds of `count_moments`' example drawn once, the average loss 1/4 is the
-    sum of the bias squared, the variance of the seeds' means 1/8 less half of 1/4, and 1/4.
+    The first replicate draws each of the two seeds of `count_moments`' example once. The average
+    loss is 1/4. The finetuning variance is the average of 0 and 1/2, which is 1/4. The pretraining
+    variance is the sample variance of the seeds' means, 1/8, minus the average noise of a mean,
+    1/8. That leaves no bias.
 
     >>> moments = count_moments(np.array([[2, 1]]), runs=2)
     >>> resample_decomposition(moments, np.array([[1.0, 2.0], [1.0, 0.0]]))
@@ -342,8 +344,8 @@ def resample_std_accuracy(
     Returns
     -------
     ndarray of float64, shape [replicate]
-        The variance is the average over pairs of runs of half their squared difference; NaN where
-        a replicate has drawn one seed only.
+        Square root of the average, over pairs of runs, of half their squared difference; NaN in
+        replicates of a single seed.
 
     Examples
     --------
@@ -372,7 +374,7 @@ def resample_std_accuracy(
 def _different_pairs(
     values: NDArray[np.float64], weights: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Average `values` [..., seed, seed] over the pairs of draws that are different seeds."""
+    """Average `values` [..., seed, seed] over the pairs of draws of different seeds."""
     seeds = len(weights)
     different = values * (1.0 - np.eye(seeds))
     number = weights.sum(axis=0) ** 2 - (weights**2).sum(axis=0)

@@ -21,23 +21,23 @@ from analysis.tables.table import Table
 from configs.processes import Workers
 
 SECONDS_PER_FIGURE = 0.4
-"""Roughly how long one process takes to draw a figure."""
+"""Rough time that one process needs for a figure."""
 
 
 @dataclass(frozen=True)
 class RenderedFigure:
-    """One figure, ready to be written.
+    """One figure, drawn, and ready to be written.
 
     Attributes
     ----------
     name : str
         Name of its files: family, task and split.
     task, split : str
-        The predictions that it shows.
+        Task and split of the predictions.
     caption : str
-        What it shows, in one or two sentences, and the paper's figure.
+        What the figure shows, in one or two sentences, with the number of the paper's figure.
     png, pdf : bytes
-        The files.
+        Content of its files.
     """
 
     name: str
@@ -49,7 +49,7 @@ class RenderedFigure:
 
 
 def figure_name(family: str, task: str, split: str) -> str:
-    """Name a figure; what a file name cannot hold is percent-encoded, so names stay distinct."""
+    """Name a figure; task and split are percent-encoded, so that file names are valid, distinct."""
     return "-".join((family, quote(task, safe=""), quote(split, safe="")))
 
 
@@ -64,9 +64,9 @@ def all_figures(
     ----------
     tasks : sequence of TaskPredictions
     tables : sequence of Table
-        Among them, where there are tasks, ``variance_given_bias``.
+        With the table ``variance_given_bias``, if there are tasks.
     workers : Workers, optional
-        Processes that draw; this one alone where not given.
+        Processes that draw; by default this process alone.
 
     Yields
     ------
@@ -93,7 +93,7 @@ def all_figures(
 
 @dataclass(frozen=True)
 class _Drawing:
-    """A figure that is still to be drawn, by any process; the attributes of `RenderedFigure`."""
+    """A figure to be drawn, by any process; attributes as in `RenderedFigure`."""
 
     name: str
     task: str

@@ -27,10 +27,10 @@ from analysis.predictions.comparisons import Comparison
 from analysis.statistics.decay import DecayBound, DecayCurves, decay_bound
 
 PANEL_WIDTH = 1.4
-"""Least width of a panel of the grid, in inches."""
+"""Smallest width of a panel of the grid, in inches."""
 
 PANEL_MARGIN = 0.3
-"""Width of a panel, in inches, that its axes and their title leave to the tick labels."""
+"""Part of a panel's width, in inches, that the tick labels need."""
 
 LABEL_GAP, LABEL_WIDTH = 0.12, 0.3
 """Distance of the bound's label from its mark, and width of the label, in units of t."""
@@ -57,11 +57,11 @@ def decay_cumulative_figure(curves: DecayCurves, s1: str, s2: str) -> Figure:
     top = _draw_curves(axes, curves, bound)
     if bound.bound > 0:
         mark = _middle_of_step(curves, bound)
-        # The label goes to the side of the mark that has room for it.
+        # The label is on the side of the mark that has room for it.
         to_the_right = mark < -0.5
         edge = mark + LABEL_GAP if to_the_right else min(mark, -0.3) - 0.5 * LABEL_GAP
-        # It goes above the observed curve, which is highest at the label's right end, and below
-        # the legend.
+        # It is above the observed curve, which is highest at the label's right end, and below the
+        # legend.
         right_end = edge + LABEL_WIDTH if to_the_right else edge
         steps = np.searchsorted(curves.thresholds[: curves.steps], right_end, side="right")
         highest = float(curves.discovery[max(int(steps) - 1, 0)])
@@ -74,7 +74,7 @@ def decay_cumulative_figure(curves: DecayCurves, s1: str, s2: str) -> Figure:
             fontsize=7,
             bbox={"boxstyle": "square,pad=0.1", "facecolor": "white", "edgecolor": "none"},
             arrowprops={"arrowstyle": "-", "color": MARK, "linewidth": 0.6},
-            # Where there is no such place, the curve is drawn over the label.
+            # If there is no such place, the curve is drawn over the label.
             zorder=1,
         )
     axes.set_xlabel(wrapped(f"threshold t (change from {s1} to {s2})", COLUMN_WIDTH))
@@ -96,8 +96,8 @@ def decay_grid_figure(sizes: Sequence[str], pairs: Sequence[Comparison]) -> Figu
     Returns
     -------
     matplotlib.figure.Figure
-        The smaller size by row, the larger by column; every panel has a scale of its own, as the
-        fractions of neighbouring sizes are a tenth of those of the extremes.
+        The smaller size by row, the larger by column. Every panel has its own scale, because the
+        fractions for neighbouring sizes are a tenth of those for the smallest and largest size.
     """
     panels = len(sizes) - 1
     width = max(PAGE_WIDTH, PANEL_WIDTH * panels)
@@ -129,7 +129,7 @@ def decay_grid_figure(sizes: Sequence[str], pairs: Sequence[Comparison]) -> Figu
 
 
 def _set_title(axes: Axes, s1: str, s2: str, width: float) -> None:
-    """Name the sizes above the axes, smaller and on two lines where one has no room for them."""
+    """Write the sizes above the axes, in a smaller font on two lines if one line is too short."""
     title, points = f"{s1} to {s2}", 8.0
     if len(title) > characters_in(width, points):
         points = 6.5
@@ -147,12 +147,12 @@ def _draw_curves(axes: Axes, curves: DecayCurves, bound: DecayBound) -> float:
         (discovery, "observed", OBSERVED, "-"),
         (baseline, "baseline", BASELINE, DASHED),
     ):
-        # The last value holds up to the next lattice point, which is 0.
+        # The last value applies up to the next lattice point, which is 0.
         ends, heights = np.append(thresholds, 0.0), np.append(values, values[-1])
         axes.step(ends, heights, color=color, linestyle=linestyle, label=label, where="post")
     top = max(float(discovery[-1]), float(baseline[-1]), 1e-6)
     if bound.bound > 0:
-        # Near t = 0 both curves may rise so high that the gap could no longer be seen.
+        # Near t = 0 both curves may rise so high that the gap would be invisible.
         top = min(top, 3.0 * bound.discovery)
         mark = _middle_of_step(curves, bound)
         axes.vlines(mark, bound.baseline, bound.discovery, color=MARK, linewidth=1.6)

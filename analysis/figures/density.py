@@ -1,4 +1,4 @@
-"""Figures of how instances are distributed (Figures 1 right and 2)."""
+"""Figures of the distributions of instance accuracy and difference (Figures 1 right and 2)."""
 
 from __future__ import annotations
 
@@ -34,8 +34,7 @@ def instance_accuracy_figure(counts: Counts) -> Figure:
     Returns
     -------
     matplotlib.figure.Figure
-        Densities on a logarithmic scale: almost all instances are at 0 or 1, and those of
-        interest lie between.
+        Densities on a logarithmic scale, because almost all instances are at 0 or 1.
     """
     shown = [size for size, seeds in enumerate(counts.seeds) if seeds]
     columns = min(len(shown), 5)
@@ -78,7 +77,7 @@ def instance_difference_figure(curves: DecayCurves, s1: str, s2: str) -> Figure:
     Returns
     -------
     matplotlib.figure.Figure
-        Densities on a logarithmic scale, on which the tails can be compared.
+        Densities on a logarithmic scale, so that the tails can be compared.
     """
     figure = new_figure(COLUMN_WIDTH, 2.3)
     axes = figure.subplots()
@@ -102,8 +101,8 @@ def _density(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Compute the density over the lattice from `low` to `high`, in at most `bins` + 1 bins.
 
-    Every bin holds the same odd number of lattice points (one, where there are few enough), except
-    the first and the last: bins that alternate in width would make the density alternate.
+    Every bin except the first and the last has the same odd number of lattice points (one, if there
+    are few enough): bins that alternate in width would make the density alternate.
 
     Returns
     -------
@@ -115,7 +114,7 @@ def _density(
     points = len(counts)
     width = -(-points // bins)
     width += 1 - width % 2
-    # One bin lies in the middle, which makes the bins of a difference symmetric about 0.
+    # One bin is in the middle, which makes the bins of a difference symmetric about 0.
     second = (points - width) // 2 % width
     starts = np.unique(np.concatenate(([0], np.arange(second, points, width))))
     edges = low + (np.append(starts, points) - 0.5) * (high - low) / (points - 1)

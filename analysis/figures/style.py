@@ -37,7 +37,7 @@ PAGE_WIDTH = 6.8
 PNG_DPI = 200
 
 EM_OF_CHARACTER = 0.6
-"""Width of a character in ems, which few characters of a name exceed."""
+"""Assumed width of a character in ems; few characters of a name are wider."""
 
 LEGEND_ROW = 0.145
 """Height of a row of a legend, in inches."""
@@ -62,7 +62,7 @@ _STYLE: dict[Any, Any] = {
     "ytick.minor.width": 0.4,
     "lines.linewidth": 1.3,
     "pdf.fonttype": 42,
-    # Names of sizes may hold dollars.
+    # Names of sizes may contain dollar signs.
     "text.parse_math": False,
     "savefig.dpi": PNG_DPI,
 }
@@ -70,7 +70,7 @@ _STYLE: dict[Any, Any] = {
 
 @contextmanager
 def style() -> Iterator[None]:
-    """Draw in the style of the figures, whatever the reader's own matplotlib settings are."""
+    """Draw in the style of the figures, independently of the user's matplotlib settings."""
     with mpl.rc_context():
         mpl.rcdefaults()
         mpl.rcParams.update(_STYLE)
@@ -78,7 +78,7 @@ def style() -> Iterator[None]:
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """Make an empty figure, in inches, that belongs to no window."""
+    """Make an empty figure of a size in inches, without a window."""
     return Figure(figsize=(width, height), layout="constrained")
 
 
@@ -119,7 +119,7 @@ def add_legend_of_sizes(figure: Figure, sizes: Iterable[str], loc: str) -> None:
     names = [shortened(size, room - LEGEND_HANDLE) for size in drawn]
     longest = max(map(len, names), default=0)
     columns = max(room // (longest + LEGEND_HANDLE), 1)
-    # No more columns than that number of rows needs.
+    # Not more columns than this number of rows needs.
     rows = max(-(-len(names) // columns), 1)
     columns = max(-(-len(names) // rows), 1)
     handles = [lines[size] for size in drawn]
@@ -129,7 +129,7 @@ def add_legend_of_sizes(figure: Figure, sizes: Iterable[str], loc: str) -> None:
 
 def size_styles(sizes: int) -> list[dict[str, Any]]:
     """Choose a line for each size, smallest first: neighbours differ in lightness and dashes."""
-    # The lightest yellow of the palette would vanish on white.
+    # The lightest yellow of the palette would be invisible on white.
     positions = np.linspace(0.2, 1.0, sizes) if sizes > 1 else [1.0]
     colours = mpl.colormaps[SIZE_COLOURS](positions)
     return [
@@ -142,7 +142,7 @@ def set_log_density(axes: Axes, smallest: float, largest: float) -> None:
     """Give an axis of densities a logarithmic scale that shows all of them, in plain numbers."""
     bottom, top = smallest / 2, 1.6 * largest
     axes.set(yscale="log", ylim=(bottom, top))
-    # Below two decades powers of ten alone would leave an axis with a single number.
+    # With powers of ten alone, an axis of less than two decades could have a single number.
     labelled = (1.0,) if top / bottom > 100 else (1.0, 2.0, 5.0)
     axes.yaxis.set_major_locator(LogLocator(subs=labelled))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
@@ -150,7 +150,7 @@ def set_log_density(axes: Axes, smallest: float, largest: float) -> None:
 
 
 def _lay_out(figure: Figure) -> None:
-    """Place axes and labels once for both formats, as placing takes longer than drawing."""
+    """Place axes and labels once for both formats, because placing takes longer than drawing."""
     if isinstance(figure.get_layout_engine(), ConstrainedLayoutEngine):
         FigureCanvasAgg(figure)
         figure.set_dpi(PNG_DPI)
@@ -159,7 +159,7 @@ def _lay_out(figure: Figure) -> None:
 
 
 def to_png(figure: Figure) -> bytes:
-    """Render as PNG; the same figure gives the same bytes."""
+    """Render as PNG; the same figure always gives the same bytes."""
     _lay_out(figure)
     FigureCanvasAgg(figure)
     buffer = BytesIO()

@@ -54,7 +54,7 @@ def variance_given_bias_figure(curves: pd.DataFrame) -> Figure:
     Returns
     -------
     matplotlib.figure.Figure
-        A row for each loss that is there, a column for each variance.
+        A row for each loss in `curves`, a column for each variance.
     """
     losses = [loss for loss in LOSSES if (curves["loss"] == loss).any()]
     figure = new_figure(PAGE_WIDTH, 0.5 + 2.2 * len(losses))

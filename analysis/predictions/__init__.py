@@ -1,1 +1,1 @@
-"""Prediction stores read into counts and sums, and sizes compared."""
+"""Prediction stores, read into counts and sums, and comparisons of sizes."""

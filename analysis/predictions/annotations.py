@@ -68,25 +68,27 @@ def read_annotations(directory: Path) -> tuple[Annotation, ...]:
     Parameters
     ----------
     directory : Path
-        Holds a pickle for each task, by evaluation split a triple of instances, groups
-        (``treatment`` or ``control``) and, by annotator, labels (None where not annotated).
+        Contains a pickle for each task: a dict of evaluation splits. Each entry is a triple of a
+        list of instances, a list of groups (``treatment`` or ``control``), and a dict of each
+        annotator's list of labels (None where not annotated).
 
     Returns
     -------
     tuple of Annotation
         By task, split and annotator, in the order of the file names and of their content. Splits
-        that nobody annotated are left out.
+        without annotations are skipped.
 
     Raises
     ------
     InputError
-        If there is no such folder or file, a file is not as described, or nothing is annotated.
+        If the folder does not exist or has no pickles, a file does not have this layout, or nothing
+        is annotated.
     """
     if not directory.is_dir():
         raise InputError(f"{directory}: no such folder; give the folder of annotated .pkl files")
     paths = sorted(directory.glob("*.pkl"))
     if not paths:
-        raise InputError(f"{directory}: holds no .pkl file; give the folder of annotated ones")
+        raise InputError(f"{directory}: has no .pkl file; give the folder of annotated .pkl files")
     path_of_task: dict[str, Path] = {}
     annotations: list[Annotation] = []
     for path in paths:
@@ -94,7 +96,7 @@ def read_annotations(directory: Path) -> tuple[Annotation, ...]:
         task = match["task"] if match else path.stem
         if task in path_of_task:
             other = path_of_task[task].name
-            raise InputError(f"{path}: the same task as {other}; remove one of them")
+            raise InputError(f"{path}: has the same task as {other}; remove one of them")
         path_of_task[task] = path
         annotations += _read_file(path, task)
     if not annotations:
@@ -103,7 +105,7 @@ def read_annotations(directory: Path) -> tuple[Annotation, ...]:
 
 
 def annotations_digest(directory: Path) -> str:
-    """SHA-256, in hexadecimal, of the names and contents of a folder's pickles."""
+    """Compute the SHA-256, in hexadecimal, of the names and contents of a folder's pickles."""
     digest = hashlib.sha256()
     for path in sorted(directory.glob("*.pkl")):
         digest.update(f"{path.name}\n{hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
@@ -113,7 +115,7 @@ def annotations_digest(directory: Path) -> str:
 def _read_file(path: Path, task: str) -> list[Annotation]:
     content = read_pickle(path)
     if not isinstance(content, dict):
-        raise InputError(f"{path}: holds no dict of evaluation splits; give an annotated file")
+        raise InputError(f"{path}: is not a dict of evaluation splits; give an annotated file")
     annotations = []
     for split, entry in content.items():
         where = f"{path}: split {split!r}"
@@ -126,7 +128,8 @@ def _read_file(path: Path, task: str) -> list[Annotation]:
             and isinstance(entry[2], dict)
         ):
             raise InputError(
-                f"{where} is no triple of instances, groups and annotations; give an annotated file"
+                f"{where} is not a triple of instances, groups and annotations; give an annotated "
+                "file"
             )
         instances, groups, annotators = entry
         if len(groups) != len(instances):
@@ -153,5 +156,5 @@ def _read_file(path: Path, task: str) -> list[Annotation]:
 
 def _known(where: str, value: Any, names: dict[str, str]) -> str:
     if not isinstance(value, str) or value not in names:
-        raise InputError(f"{where}: {value!r} is none of {', '.join(names)}; correct it")
+        raise InputError(f"{where}: {value!r} is not one of {', '.join(names)}; correct it")
     return names[value]

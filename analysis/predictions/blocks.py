@@ -1,4 +1,4 @@
-"""Read a block of instances of one size and sum its draws; any process can."""
+"""Read a block of instances of one size and sum its draws, in any process."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from predict.tensor.contract import require_probabilities
 from predict.tensor.correctness import NOT_ENTAILMENT_INDEX
 
 PART_INSTANCES = 8192
-"""Instances whose draws are summed at once: in float64 they should stay in the cache."""
+"""Instances whose draws are summed at once: in float64 they should fit into the CPU's cache."""
 
 
 @dataclass(frozen=True)
@@ -40,25 +40,25 @@ class Source:
     position : int
         Position of the size in the store.
     arrays : dict of str to zarr.Array
-        The variables to read. Zarr's own arrays, as xarray adds half again to the time of each
-        chunk.
+        The variables to read. They are zarr's arrays, because through xarray a chunk takes half as
+        long again.
     by_run : tuple of str
-        The variables that have a value for each run: ``correct`` and, where it is there, one of
+        The variables that have a value for each run: ``correct`` and, if the store has one, one of
         the probabilities.
     seeds_at_once : int
         Pretraining seeds of a chunk.
     chosen : ndarray of int, shape [seed]
         Positions of the complete pretraining seeds.
     all_epochs : ndarray of bool, shape [seed]
-        Which of them have every checkpoint.
+        Which of the chosen seeds have every checkpoint.
     entailment : int
-        Position of the label of that name; -1 without one.
+        Position of the label ``entailment``; -1 if there is none.
     splits : int
         Number of splits.
     losses : tuple of (str, str)
         Losses and checkpoints to sum.
     resampled : bool
-        Whether instances are resampled later.
+        Whether instances are to be resampled later.
     """
 
     path: Path
@@ -77,7 +77,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Block:
-    """Neighbouring instances of one size, to be read by any process.
+    """Consecutive instances of one size, to be read by any process.
 
     Attributes
     ----------
@@ -111,7 +111,7 @@ class LossBlock:
     products : ndarray of float64, shape [split, seed, seed]
     instance_total : ndarray of float32, shape [seed, instance]
     instance_squares : ndarray of float32, shape [level - 1, seed, instance]
-        The sums of each instance where instances are resampled later; otherwise of no instance.
+        The sums of each instance if instances are to be resampled later; otherwise empty.
     """
 
     instances: NDArray[np.int64]
@@ -124,7 +124,7 @@ class LossBlock:
 
 @dataclass(frozen=True)
 class BlockSums:
-    """What was read of a block.
+    """The counts and sums of a block.
 
     Attributes
     ----------
@@ -135,7 +135,7 @@ class BlockSums:
     ensemble_correct : ndarray of int, shape [kept, seed]
         Whether the ensemble is correct, 0 or 1; no seeds in a store without ensembles.
     correct_of_runs : ndarray of bool, shape [seed, finetune_seed, kept]
-        Whether each run is correct, where instances are resampled later; otherwise of no instance.
+        Whether each run is correct, if instances are to be resampled later; otherwise empty.
     correct_instances : ndarray of int64, shape [split, seed, finetune_seed]
         Number of instances on which each run is correct.
     losses : dict of (str, str) to LossBlock
@@ -162,14 +162,14 @@ def readable(path: Path, variable: str, size: str) -> Iterator[None]:
     path : Path
         The store.
     variable, size : str
-        What is read.
+        The variable and the size that are read.
 
     Raises
     ------
     InputError
         In place of any other error.
     """
-    # Each codec has errors of its own.
+    # Every codec raises errors of its own types, so that all are caught.
     try:
         yield
     except Exception as error:
@@ -181,7 +181,7 @@ def readable(path: Path, variable: str, size: str) -> Iterator[None]:
 
 
 def read_block(block: Block) -> BlockSums:
-    """Read a block, one chunk of pretraining seeds after the other, and sum it.
+    """Read a block chunk by chunk along the pretraining seeds, and sum it.
 
     Parameters
     ----------
@@ -235,7 +235,7 @@ class _SeedSums:
     correct : ndarray of int, shape [instance]
         Correct finetuning runs at the last checkpoint.
     correct_of_runs : ndarray of bool, shape [finetune_seed, instance]
-        Which runs these are.
+        Whether each run is correct at the last checkpoint.
     correct_instances : ndarray of int64, shape [split, finetune_seed]
         Number of instances on which each run is correct.
     trees : dict of (str, str) to TreeSums
@@ -272,13 +272,13 @@ def _sum_seed(
     Raises
     ------
     InputError
-        If a draw of a finished run is no probability.
+        If a draw of a finished run is not a probability.
     """
     source = block.source
     runs, epochs, instances = correct.shape
     last = correct[:, -1]
     if draws is not None:
-        # A checkpoint that is not finished may hold anything; it is not summed.
+        # A checkpoint that is not finished may contain any values, and is not summed either.
         where = f"{source.path}: `{source.by_run[1]}` of size {source.size}"
         require_probabilities(where, draws if all_epochs else draws[:, -1])
     parts: dict[tuple[str, str], list[TreeSums]] = {}
@@ -345,13 +345,14 @@ def _bin_block(
 def _read_runs(variable: str, block: Block, tile: slice, seeds: Sequence[int]) -> NDArray:
     """Load a variable of some seeds of a tile, [seed, finetune_seed, epoch, kept].
 
-    Of the probabilities of all labels only that of the gold label.
+    Of the probabilities of all labels, only the gold label's is returned.
     """
     source, array = block.source, block.source.arrays[variable]
     runs = array.chunks[3]
     dtype = np.bool_ if variable == "correct" else np.float32
     result = np.empty((len(seeds), *array.shape[3:5], len(block.local)), dtype)
-    # All checkpoints at once, as every call takes a while; more would not stay in the cache.
+    # One call per chunk of finetuning seeds, with all checkpoints: a call has a fixed cost, and
+    # larger parts would not fit into the CPU's cache.
     for start in range(0, array.shape[3], runs):
         at = slice(start, start + runs)
         with readable(source.path, variable, source.size):
@@ -366,7 +367,7 @@ def _choose(loaded: NDArray, seeds: Sequence[int], block: Block, into: NDArray) 
     runs = int(np.prod(run_axes))
     labels = loaded.shape[4] if loaded.ndim == 5 else 1
     flat = loaded.reshape(-1)
-    # Positions in flat memory: numpy's own indexing by label takes three times as long.
+    # Positions in flat memory: NumPy's indexing by label takes three times as long.
     first = block.local * (width * runs * labels)
     gold = block.gold if loaded.ndim == 5 else None
     if gold is not None:
@@ -386,7 +387,7 @@ def _choose(loaded: NDArray, seeds: Sequence[int], block: Block, into: NDArray) 
 def _sum_losses(
     trees: Sequence[TreeSums], split: NDArray[np.integer], splits: int, resampled: bool
 ) -> LossBlock:
-    """Sum a loss over a block by split; `trees` are its pretraining seeds."""
+    """Sum a loss over a block by split; `trees` has one tree per pretraining seed."""
     totals = np.stack([tree.total for tree in trees]).astype(np.float64, copy=False)
     levels = len(trees[0].squares)
     total = np.empty((splits, len(trees)))

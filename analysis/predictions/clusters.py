@@ -27,10 +27,10 @@ def read_clusters(
     store : xarray.Dataset
         The opened store at `path`.
     splits : sequence of str
-        Names of the evaluation splits to keep; all where empty.
+        Names of the evaluation splits to keep; all if empty.
     column : str or None
-        Column of the texts beside the store: instances that agree in it are one cluster. None
-        makes every instance a cluster of its own.
+        Column of the instances' table beside the store. Instances with the same value are one
+        cluster. None: every instance is its own cluster.
 
     Returns
     -------
@@ -39,7 +39,7 @@ def read_clusters(
     Raises
     ------
     InputError
-        If the texts cannot be read, lack the column, or are of other instances.
+        If the table cannot be read, lacks the column, or has other instances.
     """
     kept = np.arange(store.sizes["instance"])
     if splits:
@@ -50,7 +50,7 @@ def read_clusters(
     try:
         names = pq.read_schema(texts).names
         if column not in names:
-            raise InputError(f"{texts}: no column {column}; it has {', '.join(names)}")
+            raise InputError(f"{texts}: no column {column}; choose one of {', '.join(names)}")
         table = pq.read_table(texts, columns=["guid", column], page_checksum_verification=True)
         values = table.to_pandas()
     except (OSError, pa.ArrowException) as error:
@@ -58,6 +58,8 @@ def read_clusters(
             f"{texts}: cannot be read ({type(error).__name__}); put the texts beside the store"
         ) from error
     if not np.array_equal(values["guid"].astype(object), store["guid"].values.astype(object)):
-        raise InputError(f"{texts}: other instances than {path}; write the store again")
+        raise InputError(
+            f"{texts}: its instances differ from those of {path}; write the store again"
+        )
     codes, _ = pd.factorize(values[column].iloc[kept], use_na_sentinel=False)
     return codes.astype(np.int64)

@@ -1,4 +1,4 @@
-"""Discovery and baseline of every pair of sizes, for all tables and figures that need them."""
+"""Discovery and baseline of every pair of sizes, computed once for all tables and figures."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class Comparison:
     s1, s2 : str
         The smaller and the larger size.
     curves : DecayCurves or None
-        Of Acc[s2] - Acc[s1]; None where a side has fewer than two pretraining seeds.
+        Of Acc[s2] - Acc[s1]; None if a side has fewer than two pretraining seeds.
     seeds : int
-        Pretraining seeds of each side; 0 where there are no curves.
+        Number of pretraining seeds of each side; 0 without curves.
     """
 
     s1: str
@@ -49,9 +49,10 @@ def compare_sizes(
     sizes : tuple of str
         Smallest first.
     counts : Counts or None
-        Of runs or of ensembles; None where there are none, which leaves every pair without curves.
+        Of runs or of ensembles; None if there are none: then no pair has curves.
     multisets : callable
-        Returns the multisets of a size (its position) with its first so many seeds.
+        Takes the position of a size and a number of seeds; returns the multisets of the counts of
+        its first so many seeds.
     baseline_seed : int, optional
         Take the baseline from one split of the seeds, drawn with this seed, instead of averaging
         over all splits.
@@ -79,7 +80,7 @@ def compare_sizes(
 
 
 def comparison_notes(task: str, counts: Counts, baseline_seed: int | None) -> tuple[str, ...]:
-    """Name the pretraining seeds that comparisons leave out, and the sizes with too few.
+    """Explain which pretraining seeds comparisons do not use, and which sizes have too few.
 
     Parameters
     ----------
@@ -88,7 +89,7 @@ def comparison_notes(task: str, counts: Counts, baseline_seed: int | None) -> tu
     counts : Counts
         Of single runs.
     baseline_seed : int or None
-        As for `compare_sizes`.
+        As in `compare_sizes`.
 
     Returns
     -------
@@ -119,7 +120,7 @@ def _seed_notes(task: str, counts: Counts) -> list[str]:
         f"{'seed' if seeds == 1 else 'seeds'}, and a comparison needs two; its cells are empty"
         for name, seeds in too_few.items()
     ]
-    # Sizes that lose the same seeds against the same others share a line.
+    # Sizes that use equally many seeds in comparisons with the same other sizes share a line.
     sizes_alike: dict[tuple[int, int, str], list[str]] = {}
     for (name, used, seeds), others in compared_with.items():
         sizes_alike.setdefault((used, seeds, ", ".join(others)), []).append(name)

@@ -23,7 +23,7 @@ from configs.errors import InputError
 from configs.processes import Workers
 
 NAMES_AT_ONCE = 2**17
-"""Names of splits that are read at once."""
+"""Instances whose split names are read at once."""
 
 
 def read_task(
@@ -43,15 +43,16 @@ def read_task(
         Opened stores of one task, which hold different sizes of the same instances, in the order
         of the sizes. The data variables are read here, a block at a time.
     splits : sequence of str, optional
-        Names of the evaluation splits to keep; all where empty.
+        Names of the evaluation splits to keep; all if empty.
     bootstrap : Bootstrap, optional
-        Draws of the replicates. Where it resamples instances, statistics that need each instance's
-        probabilities or single runs are resampled here, size by size, as these are not kept.
+        Draws of the replicates. If it resamples instances, the statistics that need each
+        instance's probabilities or single runs are resampled here, size by size, because these
+        are not kept.
     baseline_seed : int, optional
         Take the baseline from one split of the pretraining seeds, drawn with this seed, instead of
         averaging over all splits.
     workers : Workers, optional
-        Processes that read blocks; this one alone where not given.
+        Processes that read blocks; by default this process alone.
     advance : callable, optional
         Called with the number of instances after each block of one size (for a progress bar).
 
@@ -72,7 +73,7 @@ def read_task(
     notes: list[str] = []
     for path, store in stores:
         if not has_gold_probability(store):
-            notes.append(f"{path}: no probabilities, so the squared loss is left out")
+            notes.append(f"{path}: no probabilities, so the squared loss is not computed")
         if "ensemble_correct" not in store:
             notes.append(f"{path}: no ensembles, so their cells are empty")
         for position, name in enumerate(store["size"].values):
@@ -108,7 +109,7 @@ def read_task(
 
 
 def _require_same_instances(stores: Sequence[tuple[Path, xr.Dataset]]) -> None:
-    """Refuse stores of one task that repeat a size or differ in anything else."""
+    """Refuse stores of one task that share a size or differ in anything but their sizes."""
     first_path, first = stores[0]
     owner: dict[str, Path] = {}
     for path, store in stores:
@@ -129,8 +130,8 @@ def _require_same_instances(stores: Sequence[tuple[Path, xr.Dataset]]) -> None:
             if not same:
                 what = "instances" if name == "guid" else f"`{name}`"
                 raise InputError(
-                    f"{path}: other {what} than {first_path}, which has the same task "
-                    f"{store.attrs['task']}; analyze them apart"
+                    f"{path}: its {what} differ from those of {first_path}, which has the same "
+                    f"task {store.attrs['task']}; analyze the stores separately"
                 )
 
 
@@ -146,16 +147,15 @@ def _choose_instances(
     for split in range(len(names)):
         positions = np.flatnonzero(kept_split == split)
         first, last = int(positions[0]), int(positions[-1])
-        neighbours = last - first == len(positions) - 1
-        rows.append(slice(first, last + 1) if neighbours else positions)
+        consecutive = last - first == len(positions) - 1
+        rows.append(slice(first, last + 1) if consecutive else positions)
         instances.append(len(positions))
         if bootstrap is not None and bootstrap.replicates:
             task = str(store.attrs["task"])
             resamplings.append(bootstrap.of_instances(task, positions))
-    of_instances = bootstrap is not None and bootstrap.clusters is not None
-    kept = KeptInstances(
-        names, split_of, tuple(rows), tuple(instances), tuple(resamplings) if of_instances else ()
-    )
+    draws_instances = bootstrap is not None and bootstrap.clusters is not None
+    draws = tuple(resamplings) if draws_instances else ()
+    kept = KeptInstances(names, split_of, tuple(rows), tuple(instances), draws)
     return kept, tuple(resamplings)
 
 
@@ -166,7 +166,7 @@ def _choose_splits(
     codes: dict[str, int] = {}
     instances = store.sizes["instance"]
     code_of = np.empty(instances, dtype=np.int32)
-    # Block by block, as a name is fifty times as large as its code.
+    # Block by block, because a name takes fifty times the memory of its code.
     for start in range(0, instances, NAMES_AT_ONCE):
         block = slice(start, start + NAMES_AT_ONCE)
         numbers, names = pd.factorize(store["split"].isel(instance=block).values.astype(object))
@@ -174,9 +174,9 @@ def _choose_splits(
         code_of[block] = np.array(known, dtype=np.int32)[numbers]
     missing = [name for name in wanted if name not in codes]
     if missing:
-        raise InputError(f"{path}: no split {', '.join(missing)}; it has {', '.join(codes)}")
+        raise InputError(f"{path}: no split {', '.join(missing)}; choose from {', '.join(codes)}")
     if not codes:
-        raise InputError(f"{path}: holds no instances; give a store with predictions")
+        raise InputError(f"{path}: has no instances; give a store with predictions")
     chosen = [name for name in codes if not wanted or name in wanted]
     position = np.full(len(codes), -1, dtype=np.int32)
     position[[codes[name] for name in chosen]] = np.arange(len(chosen))

@@ -24,10 +24,10 @@ from configs.processes import Workers
 from predict.tensor.correctness import ENTAILMENT, gold_index
 
 BLOCK_BYTES = 64 * 2**20
-"""Upper limit on the memory of a block of instances while it is read, beyond one chunk."""
+"""Upper limit to the memory of a block of instances; a block has at least one chunk."""
 
 CHUNKS_PER_SECOND = 500
-"""Roughly how many chunks one process reads and sums in a second."""
+"""Rough number of chunks that one process reads and sums in a second."""
 
 
 @dataclass(frozen=True)
@@ -39,14 +39,14 @@ class KeptInstances:
     splits : tuple of str
         The chosen evaluation splits, in order of appearance.
     split_of : ndarray of int32, shape [instance of the store]
-        Position of each instance's split in `splits`; -1 where it is not kept.
+        Position of each instance's split in `splits`; -1 if it is not kept.
     rows : tuple of slice or ndarray of int
-        For each split, the positions of its instances among those that are kept; a slice where
-        they follow one another, as those of most splits do: it needs no copy.
+        For each split, the positions of its instances among the kept instances; a slice, which
+        needs no copy, if they are consecutive, as in most splits.
     instances : tuple of int
-        For each split, how many instances it has.
+        For each split, its number of instances.
     resamplings : tuple of Resampling
-        For each split, the draws of its replicates; empty where instances are not resampled.
+        For each split, the draws of its replicates; empty if instances are not resampled.
     """
 
     splits: tuple[str, ...]
@@ -58,15 +58,15 @@ class KeptInstances:
 
 @dataclass(frozen=True)
 class SizePredictions:
-    """One size, with one element for each split in every tuple but `seeds` and `notes`.
+    """One size; each tuple except `seeds` and `notes` has one element for each split.
 
     Attributes
     ----------
     seeds : tuple of int
         The pretraining seeds all of whose runs are finished, in order.
     correct, ensemble_correct : tuple of ndarray of unsigned int, each of shape [instance, seed]
-        Correct finetuning runs, and whether the ensemble is correct. Ensembles have no seeds in a
-        store without them.
+        Correct finetuning runs, and whether the ensemble is correct. In a store without ensembles
+        the latter have no seeds.
     sums : tuple of SizeSums
     notes : tuple of str
         One line for each thing that is missing.
@@ -80,15 +80,15 @@ class SizePredictions:
 
 
 def has_gold_probability(store: xr.Dataset) -> bool:
-    """Whether the squared loss can be computed, from the probability of all labels or the gold."""
+    """Whether a store has the probabilities that the squared loss needs, of all labels or gold."""
     return "probability" in store or "gold_probability" in store
 
 
 class _LossAccumulator:
     """Sums of one loss by split and pretraining seed, to which blocks of instances are added.
 
-    Where `instances` are to be resampled (otherwise 0), the sums of each of them are kept in single
-    precision until the size is read: 4 bytes for each seed and level.
+    If instances are to be resampled, `instances` is their number (otherwise 0), and the sums of
+    each instance are kept in single precision until the size is read: 4 bytes per seed and level.
     """
 
     def __init__(self, splits: int, widths: tuple[int, ...], instances: int) -> None:
@@ -111,7 +111,7 @@ class _LossAccumulator:
             self.instance_squares[:, :, rows] = block.instance_squares
 
     def finish(self, split: int, kept: KeptInstances) -> LossSums:
-        """Decompose the sums of one split, and resample its instances where there are draws."""
+        """Decompose the sums of one split, and resample its instances if there are draws."""
         instances = int(self.instances[split])
         total, squares, products = self.total[split], self.squares[split], self.products[split]
         _, *below = self.widths
@@ -163,7 +163,7 @@ class SizeReader:
         ensembles = seeds if "ensemble_correct" in store else 0
         self.ensemble_correct = np.zeros((instances, ensembles), dtype=np.uint8)
         self.correct_instances = np.zeros((splits, seeds, runs), dtype=np.int64)
-        # Which runs are correct is kept only where instances are to be resampled.
+        # The correctness of each run is kept only if instances are to be resampled.
         resampled = instances if kept.resamplings else 0
         self.correct_of_runs = np.empty((seeds, runs, resampled), dtype=np.bool_)
         self.losses: dict[tuple[str, str], _LossAccumulator] = {}
@@ -178,7 +178,7 @@ class SizeReader:
                 self.losses["squared", "all"] = _LossAccumulator(splits, every, resampled)
 
     def read(self, workers: Workers, advance: Callable[[int], Hashable]) -> SizePredictions:
-        """Pass over the instances once; blocks that cannot be read raise an InputError.
+        """Read the size in one pass over its instances.
 
         Parameters
         ----------
@@ -216,7 +216,7 @@ class SizeReader:
         )
 
     def _resampled_run_accuracy(self, split: int) -> NDArray[np.float64] | None:
-        """Accuracy of each run on the instances of each replicate."""
+        """Compute the accuracy of each run on the instances of each replicate."""
         if not self.kept.resamplings or not len(self.chosen):
             return None
         instances, resampling = self.kept.instances[split], self.kept.resamplings[split]
@@ -225,7 +225,7 @@ class SizeReader:
         return means.reshape(-1, *self.correct_of_runs.shape[:2])
 
     def _notes(self) -> tuple[str, ...]:
-        """Name the pretraining seeds that are not complete."""
+        """List the pretraining seeds that are skipped because runs are not finished."""
         notes = []
         last = self.finished[:, :, -1]
         if not last.all():
@@ -233,19 +233,19 @@ class SizeReader:
             skipped = ", ".join(str(names[seed]) for seed in np.flatnonzero(~last.all(axis=1)))
             notes.append(
                 f"{self.size}: {int((~last).sum())} of {last.size} runs are not finished; "
-                f"pretraining seeds left out: {skipped}"
+                f"pretraining seeds skipped: {skipped}"
             )
         if self.finished.shape[2] > 1 and not self.all_epochs.all():
             notes.append(
                 f"{self.size}: {int((~self.all_epochs).sum())} pretraining seeds lack an earlier "
-                "checkpoint and are left out where all checkpoints are used"
+                "checkpoint and are skipped where all checkpoints are used"
             )
         return tuple(notes)
 
     def _blocks(self) -> tuple[Iterator[Block], int]:
         """Divide the instances into blocks of whole chunks, and count the chunks of the store."""
         group = zarr.open_group(self.path, mode="r")
-        # Of a store with the probabilities of all labels, that of the gold one follows.
+        # The probabilities of all labels contain that of the gold label.
         probability = "probability" if "probability" in self.store else "gold_probability"
         by_run = [name for name in ("correct", probability) if name in self.store]
         names = [*by_run, "ensemble_correct"]
@@ -256,7 +256,7 @@ class SizeReader:
             arrays[name].dtype.itemsize * int(np.prod(arrays[name].shape[3:])) * seeds
             for name in by_run
         )
-        # The sums of each seed's draws.
+        # The sums of each seed's draws need memory too.
         per_instance += 8 * sum(
             loss.widths[0] * (len(loss.widths) + 1) for loss in self.losses.values()
         )

@@ -1,4 +1,4 @@
-"""What the tables and figures know of a task: one object for each of its evaluation splits."""
+"""The predictions of a task as tables and figures use them: one object per evaluation split."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ class LossSums:
     ----------
     bias2 : float
     variances : ndarray of float64, shape [level]
-        Of pretraining seeds, finetuning seeds and, where they are a level, checkpoints.
+        Of pretraining seeds, finetuning seeds and, if they are a level, checkpoints.
     moments : SeedMoments
-        What a resampling of the pretraining seeds needs; with a leading axis of replicates where
-        instances are resampled too.
+        For resampling the pretraining seeds; with a leading axis of replicates if instances are
+        resampled too.
     """
 
     bias2: float
@@ -48,10 +48,10 @@ class SizeSums:
     run_accuracy : ndarray of float64, shape [pretrain_seed, finetune_seed]
         Accuracy of each run at the last checkpoint.
     resampled_run_accuracy : ndarray of float64, [replicate, pretrain_seed, finetune_seed], or None
-        The same on the instances of each replicate, where instances are resampled.
+        The same on the instances of each replicate; None if instances are not resampled.
     losses : dict of (str, str) to LossSums
         By loss (``zero_one``, ``squared``) and checkpoints (``last``, ``all``). The 0/1 loss at
-        the last checkpoint is missing, as it follows from the counts.
+        the last checkpoint is not included, because it follows from the counts.
     binned : dict of str to BinnedVariances
         By loss, at the last checkpoint: variances by bias. Empty with fewer than two pretraining
         or finetuning seeds.
@@ -65,7 +65,7 @@ class SizeSums:
 
 @dataclass(frozen=True)
 class SplitPredictions:
-    """One evaluation split of one task. Per instance it holds counts only.
+    """One evaluation split of one task. For each instance it has counts only.
 
     Attributes
     ----------
@@ -75,7 +75,8 @@ class SplitPredictions:
     runs : Counts
         Correct finetuning runs at the last checkpoint.
     ensembles : Counts or None
-        Correct ensembles (0 or 1) of each pretraining seed; None where the stores have none.
+        Whether the ensemble of each pretraining seed is correct (0 or 1); None if the stores have
+        no ensembles.
     sums : tuple of SizeSums
         One for each size.
     baseline_seed : int or None
@@ -117,7 +118,7 @@ class SplitPredictions:
         Parameters
         ----------
         predictions : str
-            ``runs`` or ``ensembles``; these are there.
+            ``runs``, or ``ensembles`` if there are some.
         size : int
             Position of the size.
         seeds : int
@@ -137,7 +138,7 @@ class SplitPredictions:
 
     @cached_property
     def comparisons(self) -> Mapping[str, tuple[Comparison, ...]]:
-        """Every pair of sizes, by kind of predictions; computed when first asked for."""
+        """Every pair of sizes, by kind of predictions; computed on first use."""
         return {
             predictions: compare_sizes(
                 self.sizes,
@@ -149,7 +150,7 @@ class SplitPredictions:
         }
 
     def extremes(self, predictions: str) -> Comparison | None:
-        """Return the smallest against the largest size; None where they cannot be compared."""
+        """Return the comparison of the smallest with the largest size; None without curves."""
         # The last pair that starts with the first size ends with the last one.
         pairs = [pair for pair in self.comparisons[predictions] if pair.s1 == self.sizes[0]]
         return pairs[-1] if pairs and pairs[-1].curves is not None else None
@@ -210,5 +211,5 @@ class TaskPredictions:
 
     @property
     def comparison_notes(self) -> tuple[str, ...]:
-        """Which pretraining seeds the comparisons leave out, and which pairs have too few."""
+        """Which pretraining seeds the comparisons do not use, and which sizes have too few."""
         return comparison_notes(self.task, self.splits[0].runs, self.baseline_seed)

@@ -1,1 +1,1 @@
-"""The report and the folder that holds it."""
+"""The report of an analysis and its folder."""

@@ -1,4 +1,4 @@
-"""The output folder of one analysis: whose predictions it analyzes, and which files it holds."""
+"""The output folder of one analysis, and its record: the analyzed predictions and the files."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def identity(stores: Iterable[xr.Dataset]) -> list[dict[str, str]]:
     Returns
     -------
     list of dict
-        Task and configuration hash of each store, sorted. A store without a hash of its own is
-        identified by a hash of its coordinates.
+        Task and configuration hash of each store, sorted. For a store without a configuration
+        hash, a hash of its coordinates.
     """
     identities = []
     for store in stores:
@@ -57,8 +57,9 @@ class AnalysisFolder:
     Raises
     ------
     InputError
-        If the folder holds another analysis, a file of another origin that would be overwritten,
-        or a prediction store, or cannot be written. Nothing is touched.
+        If the folder contains another analysis, or a file of another origin that would be
+        overwritten, if it is in a prediction store, or if it cannot be written. Nothing is changed
+        then.
     """
 
     def __init__(self, path: Path, stores: list[dict[str, str]]) -> None:
@@ -73,11 +74,11 @@ class AnalysisFolder:
             raise InputError(f"{path}: {parent} is a file; give another folder as --out")
         if not os.access(parent, os.W_OK | os.X_OK):
             raise InputError(
-                f"{path}: nothing may be written to {parent}; give another folder as --out"
+                f"{path}: no permission to write to {parent}; give another folder as --out"
             )
         for folder in (path, *path.absolute().parents):
             if (folder / "zarr.json").exists() or (folder / ".zgroup").exists():
-                raise InputError(f"{path}: lies in a prediction store; give another folder")
+                raise InputError(f"{path}: is in a prediction store; give another folder as --out")
         if (path / RECORD).exists():
             self._earlier = self._require_same_analysis()
         else:
@@ -94,7 +95,7 @@ class AnalysisFolder:
         try:
             stores, files = content["stores"], [str(name) for name in content["files"]]
         except (KeyError, TypeError) as error:
-            raise InputError(f"{record}: not the record of an analysis; {advice}") from error
+            raise InputError(f"{record}: is not the record of an analysis; {advice}") from error
         if stores != self.stores:
             raise InputError(
                 f"{self.path}: already holds the analysis of other predictions; {advice}"
@@ -104,7 +105,7 @@ class AnalysisFolder:
     def begin(self, planned: Sequence[str]) -> None:
         """Record the planned files before the first is written.
 
-        An interrupted analysis that runs again then recognizes the folder as its own.
+        If the analysis is interrupted and run again, it then recognizes the folder as its own.
 
         Parameters
         ----------
@@ -138,7 +139,7 @@ class AnalysisFolder:
         self.written.append(name)
 
     def end(self) -> None:
-        """Remove what an earlier run of the same analysis wrote and this one did not."""
+        """Remove the files that an earlier run of the same analysis wrote and this run did not."""
         for name in sorted(set(self._earlier) - set(self.written)):
             parts = PurePosixPath(name).parts
             if len(parts) == 2 and parts[0] in (TABLES, FIGURES) and parts[1] != "..":

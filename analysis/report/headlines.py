@@ -11,7 +11,7 @@ from analysis.statistics.decay import decay_bound
 
 
 def split_headlines(split: SplitPredictions) -> Iterator[str]:
-    """State the accuracies, and the bounds of the smallest against the largest size.
+    """State the accuracies, and the bounds between the smallest and the largest size.
 
     Parameters
     ----------
@@ -20,7 +20,7 @@ def split_headlines(split: SplitPredictions) -> Iterator[str]:
     Yields
     ------
     str
-        One line each; a line without numbers is left out.
+        One line each; there is no line without numbers.
     """
     name = f"{split.task}, {split.split}"
     accuracies = [
@@ -47,9 +47,9 @@ def annotation_headline(annotation: Annotation) -> str:
     counts = count_categories(annotation.groups, annotation.categories)
     wrong = list(CATEGORIES.values()).index("wrong")
     shares = [
-        f"{of_group[wrong]} of {of_group.sum()} {group}"
-        for group, of_group in zip(GROUPS.values(), counts, strict=True)
-        if of_group.sum()
+        f"{group_counts[wrong]} of {group_counts.sum()} {group}"
+        for group, group_counts in zip(GROUPS.values(), counts, strict=True)
+        if group_counts.sum()
     ]
     return (
         f"{annotation.task}, {annotation.split}: {' and '.join(shares)} instances have a wrong "

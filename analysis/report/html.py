@@ -1,4 +1,4 @@
-"""The report: one HTML file that holds its figures and needs nothing beside it."""
+"""The report: one HTML file that contains its figures and needs no other file."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def render_report(
     headlines : sequence of str
         The main numbers, one line each.
     notes : sequence of str
-        What is missing or left out, one line each.
+        What is missing or skipped, one line each.
     tables : sequence of Table
     figures : sequence of RenderedFigure
 
@@ -80,10 +80,10 @@ def render_report(
                         "pdf": f"figures/{quote(figure.name)}.pdf",
                         "width": round(_pixel_width(figure.png) * CSS_DPI / PNG_DPI),
                     }
-                    for figure in of_split
+                    for figure in split_figures
                 ],
             }
-            for number, ((task, split), of_split) in enumerate(
+            for number, ((task, split), split_figures) in enumerate(
                 groupby(figures, key=lambda figure: (figure.task, figure.split))
             )
         ],
@@ -91,5 +91,5 @@ def render_report(
 
 
 def _pixel_width(png: bytes) -> int:
-    """Width from the header of a PNG file: it is printed at the size it was drawn for."""
+    """Read the width from the header of a PNG file, to show it in the size it was drawn for."""
     return int(struct.unpack(">I", png[16:20])[0])

@@ -1,9 +1,9 @@
 """Momentum from disjoint pretraining seeds, without the noise that the differences share.
 
-Acc[s2] - Acc[s1] and Acc[s3] - Acc[s2] hold the estimation error of Acc[s2] with opposite signs,
-which makes their correlation too small; and the bucket is chosen by the same estimate. Here the
-bucket, the first and the second difference take Acc[s2] from three disjoint groups of its
-pretraining seeds, whose errors are independent.
+Acc[s2] - Acc[s1] and Acc[s3] - Acc[s2] contain the estimation error of Acc[s2] with opposite
+signs, which makes their correlation too small; and the same estimate determines the bucket. Here
+the bucket, the first difference and the second difference each take Acc[s2] from a group of its
+pretraining seeds of their own. The three groups are disjoint, so their errors are independent.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ class CrossFittedMomentum:
 def assignments(seeds: int) -> list[tuple[SeedPositions, ...]]:
     """Assign seeds to the three roles, every seed equally often to each.
 
-    The seeds are set in a circle and cut into three arcs, as equal as can be, the first the
-    longest; the assignments are the rotations of the circle in both directions, so that each group
-    serves either difference.
+    The seeds are arranged in a circle and cut into three arcs of nearly equal length, the longest
+    first. The assignments are the rotations of the circle in both directions, so that each group
+    serves for either difference.
 
     Parameters
     ----------
@@ -97,8 +97,8 @@ def cross_fitted_momentum(correct: Sequence[CorrectCounts], runs: int) -> CrossF
     """Correlate successive differences with independent errors in Acc[s2].
 
     Where the two true differences are independent given Acc[s2], and their means do not depend on
-    it, the expectation is 0. The groups hold a third of the seeds, so that the differences are
-    noisier than the published ones, and a true correlation is drawn further towards 0.
+    it, the expectation is 0. Each group has a third of the seeds, so that the differences are
+    noisier than the published ones, and a true correlation is biased further towards 0.
 
     Parameters
     ----------

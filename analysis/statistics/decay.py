@@ -40,8 +40,8 @@ class DecayCurves:
     observed : LatticeCounts
         Instances at each difference Acc[s2] - Acc[s1] (Equation 3).
     mixed : LatticeValues
-        Instances times splits at each mixed difference, Acc of group A less Acc of group B
-        (Equation 9). Whole numbers, and exact, while `mixed_total` is below 2^53.
+        Instances times splits at each mixed difference, Acc of group A minus Acc of group B
+        (Equation 9). Exact whole numbers while `mixed_total` is below 2^53.
     instances : int
         Number of instances.
     mixed_total : float
@@ -85,15 +85,15 @@ class DecayCurves:
 
 @dataclass(frozen=True)
 class DecayBound:
-    """Lower bound on the fraction of instances that decay, and where it was read off.
+    """Lower bound on the fraction of instances that decay, and the threshold that attains it.
 
     Attributes
     ----------
     bound : float
         Fraction of instances, `discovery` - `baseline`.
     threshold : float
-        The lattice value t < 0 of the bound. NaN, with a bound of 0, where no threshold discovers
-        more than the baseline does.
+        The lattice value t < 0 that attains the bound. NaN, with a bound of 0, if discovery exceeds
+        the baseline at no threshold.
     discovery, baseline : float
         Fractions of instances at that threshold.
     """
@@ -127,7 +127,8 @@ def decay_curves(smaller: Multisets, larger: Multisets, runs: int) -> DecayCurve
     Raises
     ------
     ValueError
-        If the sides differ in seeds or instances, there are none, or the seeds are odd in number.
+        If the sides differ in their numbers of seeds or instances, there are none, or the number of
+        seeds is odd.
 
     Examples
     --------
@@ -160,7 +161,7 @@ def decay_curves(smaller: Multisets, larger: Multisets, runs: int) -> DecayCurve
 
 
 def ensemble_curves(counts: JointCounts) -> DecayCurves:
-    """Compare two sizes as `decay_curves`, where every seed has one 0/1 prediction.
+    """Compare two sizes as in `decay_curves`, for one 0/1 prediction of each seed.
 
     Parameters
     ----------
@@ -174,12 +175,12 @@ def ensemble_curves(counts: JointCounts) -> DecayCurves:
     Raises
     ------
     ValueError
-        If there are no instances, or the models are odd in number.
+        If there are no instances, or the number of models is odd.
 
     Examples
     --------
-    The two instances of the example of `decay_curves`: one with 2 correct smaller models and no
-    larger one, and one with one of each size.
+    The two instances of the example of `decay_curves`: on one, 2 smaller models and no larger one
+    are correct; on the other, one of each size.
 
     >>> ensemble_curves(np.array([[0, 0, 0], [0, 1, 0], [1, 0, 0]])).mixed.tolist()
     [1.0, 0.0, 6.0, 0.0, 1.0]
@@ -239,12 +240,12 @@ def one_split(
     Returns
     -------
     DecayCurves
-        With noise from the split, which `decay_curves` does not have.
+        The baseline has noise from the split, unlike that of `decay_curves`.
 
     Raises
     ------
     ValueError
-        If the sides differ in shape, there is nothing in them, or the seeds are odd in number.
+        If the sides differ in shape, are empty, or have an odd number of seeds.
 
     Examples
     --------
@@ -276,16 +277,16 @@ def one_split(
 
 
 def decay_bound(curves: DecayCurves) -> DecayBound:
-    """Lower-bound the decaying fraction by the largest gap of discovery over baseline.
+    """Bound the decaying fraction from below by the largest value of discovery minus baseline.
 
-    The maximum runs over the thresholds t < 0, at which every discovered instance was observed to
-    be worse (Figure 4). Including t = 0 would not raise it in expectation: with independent seeds
-    the mixed difference is 0 at least as often as the difference itself.
+    The maximum is over the thresholds t < 0, at which every discovered instance was observed to be
+    worse (Figure 4). Including t = 0 would not raise its expectation: with independent seeds the
+    mixed difference is 0 at least as often as the difference itself.
 
     Parameters
     ----------
     curves : DecayCurves
-        Of the two sizes; of `curves.exchanged()` the bound is that of the improving instances.
+        Of the two sizes. `curves.exchanged()` gives the bound on the improving instances.
 
     Returns
     -------
@@ -314,7 +315,7 @@ def decay_bound(curves: DecayCurves) -> DecayBound:
 
 
 def _require_comparable(instances: int, seeds: int) -> None:
-    """Refuse sides that have no instances or no split into halves."""
+    """Refuse sides without instances, or whose seeds cannot be split into halves."""
     if instances == 0:
         raise ValueError("there are no instances to compare")
     if seeds == 0 or seeds % 2:
@@ -322,7 +323,7 @@ def _require_comparable(instances: int, seeds: int) -> None:
 
 
 def half_differences(rows: MultisetRows, runs: int) -> NDArray[np.float64]:
-    """Count the k-subsets of each multiset by how much their sum exceeds that of the rest.
+    """Count the k-subsets of each multiset by their sum minus the sum of the other counts.
 
     The number of subsets with each sum follows by dynamic programming over the seeds.
 

@@ -18,9 +18,9 @@ class DiscoveryBound:
     Attributes
     ----------
     bound : float
-        Fraction of instances, p (1 - q); 0 where no false discovery rate gives more.
+        Fraction of instances, p (1 - q); 0 if no false discovery rate gives more.
     rate : float
-        The false discovery rate q that maximizes the bound; NaN where the bound is 0.
+        The false discovery rate q that maximizes the bound; NaN if the bound is 0.
     discovered : float
         The fraction p of instances that are discovered at that rate.
     """
@@ -49,9 +49,9 @@ def fisher_p_values(models: int) -> NDArray[np.float64]:
 
     Examples
     --------
-    One model of each size. Where only the smaller is correct, chance gives the one correct
-    prediction to either model with probability 1/2; everywhere else the smaller size has as few
-    correct models as possible:
+    One model of each size. If only one of the two is correct, under the null hypothesis it is the
+    smaller one with probability 1/2. In all other cells the smaller size has as few correct models
+    as the total allows:
 
     >>> fisher_p_values(1).round(12).tolist()
     [[1.0, 1.0], [0.5, 1.0]]
@@ -93,9 +93,9 @@ def discovery_bound(counts: JointCounts) -> DiscoveryBound:
 
     At a rate q the Benjamini-Hochberg procedure discovers the largest fraction p of instances
     whose p-values are at most p q (Section 4.1 writes: less than p q), and the bound is p (1 - q).
-    The smallest rate that discovers a fraction p is its largest p-value over p, so the best bound
-    is the maximum, over the possible p-values, of the fraction of instances with at most that
-    p-value less the p-value itself.
+    The smallest rate that discovers a fraction p is the largest p-value of these instances divided
+    by p. The best bound is therefore the maximum, over the possible p-values, of the fraction of
+    instances with at most that p-value, minus the p-value.
 
     Parameters
     ----------

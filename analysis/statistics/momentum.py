@@ -24,7 +24,7 @@ BUCKETS = 10
 """Intervals of width 0.1 of the accuracy of the middle size."""
 
 FEWEST = 3
-"""Instances that a correlation needs: between two points it is always 1 or -1."""
+"""Least number of instances for a correlation: between two points it is always 1 or -1."""
 
 PAPER_TRIPLETS = (
     ("mini", "small", "medium"),
@@ -59,7 +59,7 @@ class Momentum:
 def momentum(correct: Sequence[CorrectCounts], runs: int) -> Momentum:
     """Correlate the differences of three sizes inside buckets of the middle one's accuracy.
 
-    Buckets and ties are decided on the integer lattice of the accuracies.
+    Buckets and ties are determined on the integer lattice of the accuracies.
 
     Parameters
     ----------
@@ -119,7 +119,7 @@ def correlate_sizes(correct: Sequence[CorrectCounts], runs: int) -> Momentum:
     for start in range(0, len(correct[0]), BLOCK_INSTANCES):
         block = [counts[start : start + BLOCK_INSTANCES] for counts in correct]
         (s1, for_bucket, for_first, for_second, s3), denominator = common_lattice(block, runs)
-        # A difference is one of -denominator..denominator.
+        # A difference is an integer in -denominator..denominator.
         width = 2 * denominator + 1
         key = for_bucket * BUCKETS // denominator
         key *= width
@@ -191,7 +191,7 @@ def correlate_by_bucket(
     buckets : int
         Number of buckets.
     copies : InstanceValues, optional
-        Whole numbers: how often each instance counts; once if absent.
+        Whole numbers: how many times each instance is counted; once by default.
 
     Returns
     -------
@@ -243,8 +243,8 @@ def triplets(sizes: Sequence[str]) -> tuple[tuple[str, str, str], ...]:
     Returns
     -------
     tuple of (str, str, str)
-        Those of Table 12 whose sizes are among `sizes`; without any of them, all consecutive
-        triplets, and the smallest, the middle and the largest size.
+        The triplets of Table 12 whose sizes are all among `sizes`. If there are none, all
+        consecutive triplets, and the smallest, the middle and the largest size.
 
     Examples
     --------
@@ -263,9 +263,9 @@ def triplets(sizes: Sequence[str]) -> tuple[tuple[str, str, str], ...]:
 
 @dataclass(frozen=True)
 class _Centred:
-    """An integer variable and its ranks, both less their mean over the bucket.
+    """An integer variable and its ranks, each minus its mean over the bucket.
 
-    Values are counted by bucket first, so that the sums need no pass over instances.
+    Equal values of a bucket are counted first, so that the sums need no pass over instances.
 
     Attributes
     ----------
@@ -275,7 +275,7 @@ class _Centred:
         Sums of their squares.
     instances : BucketCounts
     constant : ndarray of bool, shape [bucket]
-        Whether the bucket has one value at most.
+        Whether all values in the bucket are equal.
     """
 
     value: InstanceValues

@@ -1,10 +1,10 @@
-"""Instances that share one multiset of counts share every statistic of one model size.
+"""Multisets of counts: instances with the same multiset have the same statistics of a size.
 
 A row of n counts in 0..F is, up to the order of the seeds, one of C(n + F, F) multisets (3,003 for
 n = 10, F = 5), however many instances there are. Work per instance becomes work per multiset.
 
-A multiset is coded by a whole number whose digit v - 1 in base n + 1 is how many seeds have the
-count v: the code is a sum over seeds, and does not depend on their order.
+A multiset has a code, a whole number. Its digit v - 1 in base n + 1 is the number of seeds with the
+count v, so that the code is a sum over seeds and does not depend on their order.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 from analysis.statistics.shapes import CorrectCounts, InstanceIntegers, MultisetRows, SeedWeights
 
 LARGEST_TABLE = 2**23
-"""Elements up to which a table has a place for every possible multiset of counts."""
+"""Most elements of a table with an entry for every possible multiset of counts."""
 
 BLOCK_INSTANCES = 2**17
-"""Instances that are processed at once, where there are many."""
+"""Most instances that are processed at once."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Multisets:
     rows : MultisetRows
         Each multiset once.
     index : InstanceIntegers
-        Which row of `rows` each instance has.
+        Position in `rows` of each instance's multiset.
     """
 
     rows: MultisetRows
@@ -75,7 +75,7 @@ def multisets(correct: CorrectCounts) -> Multisets:
 
 
 def _coded_multisets(correct: CorrectCounts, largest: int) -> Multisets:
-    """Reduce correct counts by a table of codes, in memory that instances hardly add to."""
+    """Reduce correct counts by a table of codes, with little memory per instance."""
     seeds = correct.shape[1]
     value = _code_of_counts(seeds, largest)
     blocks = [slice(i, i + BLOCK_INSTANCES) for i in range(0, len(correct), BLOCK_INSTANCES)]
@@ -86,7 +86,7 @@ def _coded_multisets(correct: CorrectCounts, largest: int) -> Multisets:
             np.zeros(len(correct[block]), dtype=np.int64),
         )
 
-    # By code, an instance that has it; then the row of each code that occurs.
+    # By code, one instance with that code; then the row of each code that occurs.
     example = np.full((seeds + 1) ** largest, -1, dtype=np.int64)
     for block in blocks:
         example[codes(block)] = np.arange(len(correct))[block]
@@ -117,9 +117,9 @@ def resampled_multisets(
     Returns
     -------
     rows : MultisetRows
-        Each once: those of `every_multiset` where it lists them, otherwise those that occur.
+        Each multiset once: those of `every_multiset` if it lists them, otherwise those that occur.
     index : ndarray of int, shape [instance, replicate]
-        Which row each instance has.
+        Position in `rows` of each instance's multiset.
 
     Examples
     --------
@@ -144,7 +144,7 @@ def resampled_multisets(
 
 @lru_cache(maxsize=4)
 def every_multiset(seeds: int, runs: int) -> tuple[MultisetRows, NDArray[np.int32]] | None:
-    """List every multiset of `seeds` counts in 0..`runs`; None if they are too many.
+    """List every multiset of `seeds` counts in 0..`runs`; None if there are too many.
 
     Returns
     -------
@@ -155,7 +155,7 @@ def every_multiset(seeds: int, runs: int) -> tuple[MultisetRows, NDArray[np.int3
 
     Examples
     --------
-    Two seeds of one run: none, one or both are correct, which is also the code.
+    Two seeds of one run: none, one or both are correct, and this number is also the code.
 
     >>> rows, position = every_multiset(2, 1)
     >>> rows.tolist(), position.tolist()

@@ -31,8 +31,8 @@ def seed_differences(correct: CorrectCounts | Multisets, runs: int) -> SeedDiffe
     """Average the disagreement over all pairs of runs, without a loop over pairs.
 
     Of F runs with u correct, u (F - u) of the C(F, 2) pairs disagree; of two pretraining seeds
-    with u and u' correct, u (F - u') + u' (F - u) of the F^2 pairs do. The sums are of integers,
-    so the result is the exact fraction rounded once.
+    with u and u' correct, u (F - u') + u' (F - u) of the F^2 pairs do. The sums are exact integers,
+    so that only the final division is rounded.
 
     Parameters
     ----------
@@ -59,7 +59,7 @@ def seed_differences(correct: CorrectCounts | Multisets, runs: int) -> SeedDiffe
     distinct = correct if isinstance(correct, Multisets) else multisets(correct)
     rows, frequency = distinct.rows, distinct.frequency
     instances, seeds = len(distinct.index), rows.shape[1]
-    # Disagreeing pairs of runs of each multiset: that share the pretraining seed, and that do not.
+    # Pairs of runs that disagree, by multiset: with the same pretraining seed, and with two.
     within = (rows * (runs - rows)).sum(axis=1)
     total = rows.sum(axis=1)
     between = total * (seeds * runs - total) - within

@@ -1,8 +1,8 @@
 """Names for the array shapes that the statistics share.
 
 An alias names an element type, which mypy checks, and a shape, which only its docstring states:
-nothing is checked at run time. F is the number of finetuning runs of one pretraining seed, 2k the
-number of pretraining seeds (or of independent models) on each side of a comparison.
+nothing is checked at run time. F is the number of finetuning runs of one pretraining seed. 2k is
+the number of pretraining seeds (or of independent models) on each side of a comparison.
 """
 
 from __future__ import annotations

@@ -21,8 +21,8 @@ from analysis.statistics.shapes import InstanceValues, LevelValues
 class Decomposition:
     """Loss of each instance, split into squared bias and the variance of each level (Equation 14).
 
-    A level with a single draw leaves its own variance, every level above it and `bias2`
-    undefined: those are NaN.
+    If a level has a single draw, its variance, those of the levels above it and `bias2` are not
+    defined: they are NaN.
 
     Attributes
     ----------
@@ -38,7 +38,7 @@ class Decomposition:
 
 @dataclass(frozen=True)
 class TreeSums:
-    """Sums over a tree of draws, from which its loss is decomposed; they add over instances.
+    """Sums over a tree of draws, for decomposing its loss; those of several instances add up.
 
     Attributes
     ----------
@@ -59,12 +59,13 @@ def tree_sums(draws: NDArray[np.floating] | NDArray[np.integer] | NDArray[np.boo
     Parameters
     ----------
     draws : ndarray, shape [level_1, ..., level_L, instance]
-        Outermost level first. Sums are in float64, of whole numbers and bools in int64.
+        Outermost level first. Whole numbers and bools are summed in int64, other numbers in
+        float64.
 
     Returns
     -------
     TreeSums
-        With the arrays of shape [instance] and [L + 1, instance].
+        With arrays of shape [instance] and [L + 1, instance].
 
     Examples
     --------
@@ -97,7 +98,7 @@ def count_sums(correct: NDArray[np.integer]) -> TreeSums:
     Returns
     -------
     TreeSums
-        As `tree_sums` of the bool draws themselves, which are their own squares.
+        The same as `tree_sums` of the bool draws themselves, which equal their squares.
 
     Examples
     --------
@@ -114,13 +115,13 @@ def decompose_sums(sums: TreeSums, widths: Sequence[int], instances: float = 1) 
     """Decompose the loss (1 - x)^2 of a tree of draws x from its sums.
 
     Equation 29 of the paper, level by level: the variance between the expectations of a node's
-    children is estimated by the sample variance of the children's means less the average variance
-    of those means, and the variance of a node's mean is the sample variance of its children's
-    means over their number. With A_k the average over the nodes at depth k of their squared mean,
-    and m_k children for each node at depth k - 1, the average sample variance is
-    s2_k = (A_k - A_{k-1}) m_k / (m_k - 1), and the variance of level k is
-    s2_k - s2_{k+1} / m_{k+1}. All of it is linear in the sums, so those of many instances may be
-    added first.
+    children is estimated by the sample variance of the children's means minus the average variance
+    of these means. The variance of a node's mean is the sample variance of its children's means
+    divided by their number. Let A_k be the average, over the nodes at depth k, of the squared mean
+    of a node, and m_k the number of children of a node at depth k - 1. Then the average sample
+    variance is s2_k = (A_k - A_{k-1}) m_k / (m_k - 1), and the variance of level k is
+    s2_k - s2_{k+1} / m_{k+1}. All of this is linear in the sums, so that the sums of many instances
+    may be added first.
 
     Parameters
     ----------
@@ -129,12 +130,12 @@ def decompose_sums(sums: TreeSums, widths: Sequence[int], instances: float = 1) 
     widths : sequence of int
         Draws at each level, outermost first.
     instances : float
-        How many instances the sums are added over; 0 gives NaN.
+        Number of instances over which the sums are added; 0 gives NaN.
 
     Returns
     -------
     Decomposition
-        Of each element of the sums: averages over its instances.
+        For each element of the sums, averages over its instances.
 
     Examples
     --------
@@ -223,13 +224,13 @@ def decompose_counts(correct: NDArray[np.integer], runs: int) -> Decomposition:
     Returns
     -------
     Decomposition
-        As `decompose` of the bool draws themselves (Table 7).
+        The same as `decompose` of the bool draws themselves (Table 7).
 
     Examples
     --------
-    One of 2 runs of either pretraining seed is correct. The sample variance within a seed is 1/2.
-    The seeds' means agree, as such noisy means do only by chance, and the variance between seeds
-    is estimated by 0 less the variance of such a mean, 1/2 / 2:
+    Each of two pretraining seeds has one correct run of 2. The sample variance within a seed is
+    1/2. The seeds' means are equal, so that the variance between seeds is estimated by 0 minus the
+    variance of such a mean, 1/2 / 2; an unbiased estimate can be below 0:
 
     >>> decompose_counts(np.array([[1, 1]]), runs=2).variances.tolist()
     [[-0.25], [0.5]]

@@ -19,13 +19,13 @@ BINS = 250
 """Bins of the bias, of equal width from 0 to 1."""
 
 LEAST_IN_BIN = 30
-"""Least number of instances of a merged bin, so that its standard error is known."""
+"""Least number of instances of a merged bin, so that its standard error can be estimated."""
 
 POINTS = 50
-"""Merged bins that the regression aims at, with equal shares of the instances."""
+"""Number of merged bins that merging aims at, with equal shares of the instances."""
 
 FEWEST_POINTS = 5
-"""Merged bins that the regression needs."""
+"""Least number of merged bins for the regression."""
 
 CURVE_POINTS = 51
 """Points of a curve over the whole range of the bias, at equal distances."""
@@ -144,9 +144,9 @@ def variance_curve(binned: BinnedVariances, level: int) -> VarianceCurve | None:
 
     Neighbouring bins are merged until each has 1/50 of the instances that are neither in the first
     nor in the last bin (where almost all are), and at least 30. The process runs over the bias, as
-    the bins do. Its kernel, a squared exponential and white noise for what bins scatter beyond
-    their standard errors, is fitted by maximum marginal likelihood; the squared standard errors
-    are the known part of the noise.
+    the bins do. Its kernel is a squared exponential, plus white noise for the scatter of the bins
+    beyond their standard errors. It is fitted by maximum marginal likelihood, with the squared
+    standard errors as the known part of the noise.
 
     Parameters
     ----------

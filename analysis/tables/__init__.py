@@ -1,1 +1,1 @@
-"""The tables, one family a file, and the published numbers beside them."""
+"""The tables, one family in each file, and the published numbers."""

@@ -1,4 +1,4 @@
-"""The bound beside that of Fisher's test with Benjamini-Hochberg (Tables 4 and 11)."""
+"""The bound by the baseline, and by Fisher's test with Benjamini-Hochberg (Tables 4 and 11)."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ from analysis.tables.table import Options, Printed, Row, SplitFamily
 def baseline_vs_bh_rows(
     split: SplitPredictions, bootstrap: SplitBootstrap | None, _: Options
 ) -> Iterator[Row]:
-    """Bound the instances that decay from s1 to s2 by both methods, s1 the smaller size.
+    """Bound the instances that decay from the smaller size s1 to s2, by both methods.
 
-    In ensembles of the first 2, 4, ... pretraining seeds in order.
+    The predictions are ensembles of the first 2, 4, ... pretraining seeds in order.
     """
     counts = split.ensembles
     joint = _joint_correct_models(counts) if counts is not None else {}
@@ -66,7 +66,7 @@ def discovery_bounds(counts: NDArray[np.float64]) -> NDArray[np.float64]:
     Parameters
     ----------
     counts : ndarray of float64, shape [replicate, models + 1, models + 1]
-        Fraction of the instances with each number of correct models of both sizes.
+        Fraction of instances by the numbers of correct models of both sizes.
 
     Returns
     -------
@@ -83,7 +83,7 @@ def discovery_bounds(counts: NDArray[np.float64]) -> NDArray[np.float64]:
 def _joint_correct_models(counts: Counts) -> dict[tuple[int, int, int], NDArray[np.int64]]:
     """Count instances by the correct models of two sizes, among the first 2, 4, ... of each.
 
-    By the positions of both sizes and the number of models of each.
+    Keys are the positions of both sizes and the number of models of each.
     """
     joint: dict[tuple[int, int, int], NDArray[np.int64]] = {}
     for start in range(0, counts.instances, BLOCK_INSTANCES):
@@ -113,9 +113,9 @@ def _layout(frame: pd.DataFrame) -> Iterator[Printed]:
     for heading, group in groups(frame, ["task", "split"]):
         seeds = sorted(group["pretraining_seeds"].unique())
         rows = []
-        for names, of_row in group.groupby(["s1", "s2", "method"], sort=False):
+        for names, cells in group.groupby(["s1", "s2", "method"], sort=False):
             s1, s2, method = (str(name) for name in names)
-            bound = of_row.set_index("pretraining_seeds")["lower_bound"]
+            bound = cells.set_index("pretraining_seeds")["lower_bound"]
             row = {"s1": s1, "s2": s2, "": methods[method]}
             rows.append(row | {str(n): percent(bound.get(n, np.nan)) for n in seeds})
         yield Printed(heading, pd.DataFrame(rows))

@@ -18,13 +18,13 @@ from analysis.tables.split_bootstrap import SplitBootstrap
 from analysis.tables.table import Options, Printed, Row, SplitFamily
 
 PARTS = ("bias2", "pretrain_variance", "finetune_variance", "checkpoint_variance")
-"""Parts of the loss; the last one is there with all checkpoints only."""
+"""Parts of the loss; the last one exists with all checkpoints only."""
 
 
 def decomposition_rows(
     split: SplitPredictions, bootstrap: SplitBootstrap | None, _: Options
 ) -> Iterator[Row]:
-    """Average unbiased estimates of the parts of each loss over instances, by size."""
+    """Estimate the parts of each loss, unbiased and averaged over instances, by size."""
     for size, name in enumerate(split.sizes):
         for loss in ("zero_one", "squared"):
             for checkpoints in ("last", "all") if len(split.epochs) > 1 else ("last",):
@@ -56,7 +56,7 @@ def _parts(split: SplitPredictions, size: int, loss: str, checkpoints: str) -> l
 def _moments(
     split: SplitPredictions, bootstrap: SplitBootstrap, size: int, loss: str, checkpoints: str
 ) -> SeedMoments:
-    """Return what resampling the pretraining seeds needs of a loss."""
+    """Return the moments of a loss that resampling of the pretraining seeds needs."""
     if (loss, checkpoints) == ("zero_one", "last"):
         return bootstrap.count_moments(size)
     return split.sums[size].losses[loss, checkpoints].moments
@@ -66,13 +66,13 @@ def _intervals(
     bootstrap: SplitBootstrap, size: int, moments: SeedMoments, parts: list[float]
 ) -> dict[str, float]:
     """Compute the intervals of the parts of one loss."""
-    # Of all checkpoints only the pretraining seeds that have them are used.
+    # With all checkpoints, only the pretraining seeds that have all of them are used.
     drawn = bootstrap.drawn_seeds([size], [moments.loss.shape[-1]])
     replicates: NDArray[np.float64] = resample_decomposition(moments, drawn.weights[0])
     cells: dict[str, float] = {}
-    for name, part, of_part in zip(PARTS, parts, replicates.T, strict=False):
+    for name, part, resampled in zip(PARTS, parts, replicates.T, strict=False):
         between_seeds = name in ("bias2", "pretrain_variance")
-        cells |= drawn.interval(name, part, of_part, (-1, 1), between_seeds=between_seeds)
+        cells |= drawn.interval(name, part, resampled, (-1, 1), between_seeds=between_seeds)
     return cells
 
 

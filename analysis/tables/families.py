@@ -66,12 +66,12 @@ def all_tables(
     Returns
     -------
     tuple of Table
-        With intervals where the splits have a resampling.
+        With intervals if the splits have a resampling.
     """
     rows: dict[str, list[Row]] = {family.name: [] for family in FAMILIES}
     for task in tasks:
         for split in task.splits:
-            # One for all families, and gone with the split: replicates take memory.
+            # Shared by all families, and released after the split: replicates take much memory.
             bootstrap = None
             if split.resampling is not None:
                 bootstrap = SplitBootstrap(split, split.resampling)

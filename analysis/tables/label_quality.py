@@ -15,14 +15,14 @@ from analysis.tables.table import NAN, DerivedFamily, Options, Printed, Row, Tab
 def _derive(
     _: Mapping[str, Table], options: Options
 ) -> tuple[pd.DataFrame, tuple[str, ...]] | None:
-    """Count the labels of each category, and their fraction of a group's annotated instances."""
+    """Count each group's annotated instances by category, with their fractions of the group."""
     if not options.annotations:
         return None
     rows: list[Row] = []
     for annotation in options.annotations:
         counts = count_categories(annotation.groups, annotation.categories)
-        for group, of_group in zip(GROUPS.values(), counts.tolist(), strict=True):
-            total = sum(of_group)
+        for group, group_counts in zip(GROUPS.values(), counts.tolist(), strict=True):
+            total = sum(group_counts)
             rows += [
                 {
                     "task": annotation.task,
@@ -33,7 +33,7 @@ def _derive(
                     "fraction": count / total if total else NAN,
                     "annotator": annotation.annotator,
                 }
-                for category, count in zip(CATEGORIES.values(), of_group, strict=True)
+                for category, count in zip(CATEGORIES.values(), group_counts, strict=True)
             ]
     return pd.DataFrame(rows, columns=LABEL_QUALITY.columns(with_intervals=False)), ()
 
@@ -41,12 +41,12 @@ def _derive(
 def _layout(frame: pd.DataFrame) -> Iterator[Printed]:
     for annotator, group in groups(frame, ["annotator"]):
         rows = []
-        for names, of_row in group.groupby(["task", "split", "group"], sort=False):
+        for names, cells in group.groupby(["task", "split", "group"], sort=False):
             task, split, kind = (str(name) for name in names)
-            total = int(of_row["count"].sum())
+            total = int(cells["count"].sum())
             row = {"": f"{task} ({split}), {kind}", "Annotated": str(total)}
-            for category, count in zip(of_row["category"], of_row["count"], strict=True):
-                # The paper cuts percentages off instead of rounding them.
+            for category, count in zip(cells["category"], cells["count"], strict=True):
+                # The paper truncates percentages instead of rounding them.
                 text = f"{100 * count // total}% ({count / total:.2%})" if total else ""
                 row[str(category).capitalize()] = text
             rows.append(row)
@@ -54,7 +54,7 @@ def _layout(frame: pd.DataFrame) -> Iterator[Printed]:
 
 
 def _categories_as_columns(ours: pd.DataFrame) -> pd.DataFrame:
-    """Lay fractions out as the published ones, with a column for each category."""
+    """Give our fractions the published layout, with a column for each category."""
     keys = ["task", "split", "known", "group"]
     return ours.pivot(index=keys, columns="category", values="fraction").reset_index()
 
@@ -63,7 +63,7 @@ LABEL_QUALITY = DerivedFamily(
     name="label_quality",
     title="Annotated quality of the labels of decaying instances and of a random control group.",
     keys=("group", "category"),
-    # The annotator names a row too, and comes last.
+    # The annotator is a key as well, but its column comes last.
     values=("count", "fraction", "annotator"),
     derive=_derive,
     layout=_layout,

@@ -26,18 +26,18 @@ def lower_bound_rows(
 ) -> Iterator[Row]:
     """Bound the fraction of instances that improve from s1 to s2, for every ordered pair.
 
-    The threshold is that of Acc[s1] - Acc[s2]. ``bound_corrected`` is the bound less the bootstrap
+    The threshold is that of Acc[s1] - Acc[s2]. ``bound_corrected`` is the bound minus the bootstrap
     estimate of its upward bias (Appendix E). ``bound_lower95`` is a lower confidence bound on the
-    improving fraction (`analysis.bootstrap.confidence_bound`); in single runs that of one run of
-    each pretraining seed, averaged over all choices of those runs, as Theorem 1 needs independent
-    predictions.
+    improving fraction (`analysis.bootstrap.confidence_bound`). Because Theorem 1 needs independent
+    predictions, for single runs it is computed from one run of each pretraining seed, averaged over
+    all choices of these runs.
     """
     for predictions in PREDICTIONS:
         confidence = _confidence_bounds(split, bootstrap, predictions)
         for comparison in split.comparisons[predictions]:
             s1, s2, curves = comparison.s1, comparison.s2, comparison.curves
             improving: Row = {"s1": s1, "s2": s2, "predictions": predictions}
-            # What decays from s1 to s2 improves from s2 to s1.
+            # Instances that decay from s1 to s2 improve from s2 to s1.
             decaying: Row = {"s1": s2, "s2": s1, "predictions": predictions}
             if curves is not None:
                 improving |= asdict(decay_bound(curves.exchanged()))
@@ -58,7 +58,7 @@ def lower_bound_rows(
 def _bound_intervals(
     row: Row, drawn: DrawnSeeds, gaps: NDArray[np.float64], confidence: ConfidenceBound
 ) -> Row:
-    """Compute the interval of the bound of a row, and the bounds that correct or lower it."""
+    """Compute the interval of a row's bound, ``bound_corrected`` and ``bound_lower95``."""
     bound = float(row["bound"])  # type: ignore[arg-type]
     cells: Row = dict(drawn.interval("bound", bound, largest_gap(gaps), (0, 1)))
     if len(gaps) > 1:
@@ -69,12 +69,12 @@ def _bound_intervals(
 
 
 def largest_gap(gaps: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Bound in every replicate.
+    """Compute the bound in every replicate.
 
     Parameters
     ----------
     gaps : ndarray of float64, shape [replicate, threshold]
-        Discovery less baseline at the thresholds from -1 to 0; that at 0 does not count.
+        Discovery minus baseline at the thresholds from -1 to 0; that at 0 is not used.
 
     Returns
     -------
@@ -87,7 +87,7 @@ def largest_gap(gaps: NDArray[np.float64]) -> NDArray[np.float64]:
 def _confidence_bounds(
     split: SplitPredictions, bootstrap: SplitBootstrap | None, predictions: str
 ) -> dict[tuple[int, int], tuple[ConfidenceBound, ConfidenceBound]]:
-    """Bound what decays and what improves, by the positions of both sizes."""
+    """Bound the fractions that decay and that improve, by the positions of both sizes."""
     counts = split.counts(predictions)
     if bootstrap is None or counts is None:
         return {}

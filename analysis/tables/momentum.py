@@ -23,8 +23,8 @@ from analysis.tables.split_bootstrap import SplitBootstrap
 from analysis.tables.table import Options, Printed, Row, SplitFamily
 
 FEWEST_CROSS_FITTED = 2 * ROLES
-"""Pretraining seeds of the middle size that an interval of a cross-fitted correlation needs: a
-group of one seed has one mean in every replicate."""
+"""Least number of pretraining seeds of s2 for an interval of a cross-fitted correlation: a group of
+one seed has the same mean in every replicate."""
 
 
 def momentum_rows(
@@ -44,13 +44,13 @@ def momentum_rows(
         ]
         if all(side.shape[1] for side in correct):
             runs = split.runs.runs
-            published, fitted = momentum(correct, runs), cross_fitted_momentum(correct, runs)
+            published, cross_fitted = momentum(correct, runs), cross_fitted_momentum(correct, runs)
             columns = {
                 "instances": published.instances,
                 "pearson_r": published.pearson,
                 "spearman_r": published.spearman,
-                "pearson_r_cross_fitted": fitted.pearson,
-                "spearman_r_cross_fitted": fitted.spearman,
+                "pearson_r_cross_fitted": cross_fitted.pearson,
+                "spearman_r_cross_fitted": cross_fitted.spearman,
             }
             for name, values in columns.items():
                 for row, value in zip(rows, values.tolist(), strict=True):
@@ -76,13 +76,13 @@ def _add_intervals(
         )
         for name, replicates in (("pearson_r", pearson), ("spearman_r", spearman)):
             column = f"{name}{kind}"
-            for row, of_bucket in zip(rows, replicates.T, strict=True):
+            for row, bucket_replicates in zip(rows, replicates.T, strict=True):
                 estimate = float(row[column])  # type: ignore[arg-type]
-                row |= drawn.interval(column, estimate, of_bucket, (-1, 1))
+                row |= drawn.interval(column, estimate, bucket_replicates, (-1, 1))
 
 
 def _triplets(sizes: Sequence[str], options: Options) -> list[tuple[str, str, str]]:
-    """Choose the triplets of sizes, those of the options among them that the task has."""
+    """Choose the triplets of sizes, including those of the options if the task has the sizes."""
     further = [triplet for triplet in options.triplets if set(triplet) <= set(sizes)]
     return list(dict.fromkeys([*triplets(sizes), *further]))
 
@@ -112,8 +112,8 @@ def _layout(frame: pd.DataFrame) -> Iterator[Printed]:
     for heading, group in groups(frame, ["task", "split"]):
         for column, kind in kinds.items():
             rows = []
-            for triplet, of_row in groups(group, ["s1", "s2", "s3"]):
-                values = of_row.set_index("bucket_upper")[column]
+            for triplet, cells in groups(group, ["s1", "s2", "s3"]):
+                values = cells.set_index("bucket_upper")[column]
                 row = {"(s1, s2, s3) \\ buckets": triplet}
                 rows.append(row | {f"{t:.2f}": decimal(r, 2) for t, r in values.items()})
             yield Printed(f"{heading}, {kind}", pd.DataFrame(rows))

@@ -12,9 +12,9 @@ from analysis.tables.table import Options
 
 
 def sizes_with_seeds(task: TaskPredictions, seeds: range) -> str:
-    """Name the sizes that have so many complete pretraining seeds."""
-    having = zip(task.sizes, task.seeds, strict=True)
-    return ", ".join(size for size, of_size in having if len(of_size) in seeds)
+    """List the sizes whose number of complete pretraining seeds is in a range."""
+    sizes = zip(task.sizes, task.seeds, strict=True)
+    return ", ".join(size for size, size_seeds in sizes if len(size_seeds) in seeds)
 
 
 def few_seeds(tasks: Sequence[TaskPredictions], _: pd.DataFrame, __: Options) -> Iterator[str]:
@@ -51,13 +51,13 @@ def no_seeds_for_intervals(task: TaskPredictions) -> Iterator[str]:
 
 
 def skipped_seeds(tasks: Sequence[TaskPredictions], _: pd.DataFrame, __: Options) -> Iterator[str]:
-    """Name the pretraining seeds that comparisons leave out, and sizes with too few."""
+    """Explain which pretraining seeds comparisons do not use, and which sizes have too few."""
     for task in tasks:
         yield from task.comparison_notes
 
 
 def one_split_baseline(task: TaskPredictions) -> Iterator[str]:
-    """Explain why bounds have no intervals where the baseline is that of one split."""
+    """Explain why bounds have no intervals if the baseline is that of one split."""
     if task.baseline_seed is not None:
         yield (
             f"{task.task}: intervals, bound_corrected and bound_lower95 are of the baseline "

@@ -12,7 +12,7 @@ from analysis.tables.table import Printed, Table
 
 
 def printed_parts(table: Table) -> tuple[Printed, ...]:
-    """Lay out a table as the paper does, one part for each task and split.
+    """Format a table as the paper does, in parts, such as one for each task and split.
 
     Parameters
     ----------
@@ -21,7 +21,7 @@ def printed_parts(table: Table) -> tuple[Printed, ...]:
     Returns
     -------
     tuple of Printed
-        Empty where there is nothing to print; `Table.notes` say why.
+        Empty if there is nothing to print; `Table.notes` explain why.
     """
     return tuple(part for part in table.family.layout(table.frame) if len(part.cells))
 
@@ -69,7 +69,7 @@ def percent(value: float, digits: int = 1) -> str:
 
 
 def decimal(value: float, digits: int = 3) -> str:
-    """Print a number with that many decimals, never as -0; nothing for NaN."""
+    """Print a number with a number of decimals, never as -0; nothing for NaN."""
     return "" if np.isnan(value) else f"{round(value, digits) + 0.0:.{digits}f}"
 
 
@@ -79,7 +79,7 @@ def scientific(value: float) -> str:
 
 
 def groups(frame: pd.DataFrame, keys: Sequence[str]) -> Iterator[tuple[str, pd.DataFrame]]:
-    """Divide a frame by some columns, and join their values to a heading.
+    """Group a frame by some columns, and join their values to headings.
 
     Yields
     ------
@@ -91,14 +91,14 @@ def groups(frame: pd.DataFrame, keys: Sequence[str]) -> Iterator[tuple[str, pd.D
 
 
 def matrix(rows: pd.DataFrame, column: str) -> pd.DataFrame:
-    """Lay out ordered pairs of sizes as rows s1 and columns s2, with 0 on the diagonal.
+    """Arrange ordered pairs of sizes as a matrix of rows s1 and columns s2; the diagonal is 0.
 
     Parameters
     ----------
     rows : pandas.DataFrame
         Columns s1, s2 and `column`, with a row for each ordered pair.
     column : str
-        What to print, with three decimals.
+        The column to print, with three decimals.
 
     Returns
     -------

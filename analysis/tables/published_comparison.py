@@ -1,4 +1,4 @@
-"""Published numbers beside ours, cell by cell."""
+"""Comparison of our numbers with the published ones, cell by cell."""
 
 from __future__ import annotations
 
@@ -14,26 +14,27 @@ SPLITS = {"mnli": "dev_matched", "qqp": "dev", "sst-2": "train"}
 """The evaluation split that the paper reports, by task."""
 
 PAPER_RUNS = 50
-"""Runs of each size of the paper: 10 pretraining seeds, 5 finetuning seeds of each."""
+"""Runs of each size in the paper: 10 pretraining seeds with 5 finetuning seeds each."""
 
 
 def compare_published(tables: Sequence[Table]) -> pd.DataFrame:
-    """Put every published number that can be recomputed beside ours.
+    """Compare every published number that can be recomputed with ours.
 
-    Tasks are matched by name, whatever its case and punctuation, on the split that the paper
-    reports; sizes by name.
+    Tasks are matched by name, ignoring case and punctuation, on the split that the paper reports;
+    sizes are matched by name.
 
     Parameters
     ----------
     tables : sequence of Table
-        Tables of ours.
+        Our tables.
 
     Returns
     -------
     pandas.DataFrame
-        Columns task, split, table, row, column, published, ours, difference (ours less
-        published), within_rounding: whether ours would be printed as the published number, and
-        printed: whether that is ``rounded`` or ``truncated``. In the order of the paper's tables.
+        Columns task, split, table, row, column, published, ours, difference (ours minus
+        published), within_rounding (whether ours would be printed as the published number) and
+        printed (whether that number is ``rounded`` or ``truncated``). Rows are in the order of the
+        paper's tables.
     """
     sources = [(source, table) for table in tables for source in table.family.published]
     sources.sort(key=lambda pair: (pair[0].number, pair[1].name))
@@ -42,8 +43,8 @@ def compare_published(tables: Sequence[Table]) -> pd.DataFrame:
 
 
 def reported(task: str, split: str) -> bool:
-    """Whether the paper reports this split of a task, whatever the name's case and punctuation."""
-    return (_plain(task), split) in {(_plain(name), of_paper) for name, of_paper in SPLITS.items()}
+    """Whether the paper reports this split of a task, ignoring case and punctuation of the name."""
+    return (_plain(task), split) in {(_plain(name), reported) for name, reported in SPLITS.items()}
 
 
 def _compare(source: Source, ours: pd.DataFrame) -> list[Row]:
@@ -60,7 +61,7 @@ def _compare(source: Source, ours: pd.DataFrame) -> list[Row]:
     published = published_numbers(source.file)
     if "task" not in published:
         published = published.assign(task="sst-2")
-    # The published order stays, so that a table reads as it is printed.
+    # In the order of the published rows.
     both = published.merge(
         ours,
         left_on=["task", *source.keys],
@@ -97,7 +98,7 @@ def _plain(task: str) -> str:
 
 
 def _derive(tables: Mapping[str, Table], _: Options) -> tuple[pd.DataFrame, tuple[str, ...]]:
-    """Compare all tables with what is published, and note where runs differ in number."""
+    """Compare all tables with the published numbers, and note where numbers of runs differ."""
     frame = compare_published(list(tables.values()))
     if frame.empty:
         return frame, (

@@ -1,4 +1,4 @@
-"""Accuracy beside that of reference models, such as the original releases of BERT (Table 8)."""
+"""Accuracy compared with reference models, such as the original releases of BERT (Table 8)."""
 
 from __future__ import annotations
 
@@ -24,20 +24,21 @@ def join_reference_accuracy(
     Parameters
     ----------
     ours : pandas.DataFrame
-        Columns task, split, size, accuracy (a fraction), runs, instances, and accuracy_low and
-        accuracy_high where there are intervals.
+        Columns task, split, size, accuracy (a fraction), runs, instances, and, if there are
+        intervals, accuracy_low and accuracy_high.
     references : pandas.DataFrame
-        The same of the reference models, with std_accuracy: the standard deviation between
-        their runs.
+        The same columns for the reference models, without intervals, and std_accuracy, the
+        standard deviation between their runs.
 
     Returns
     -------
     frame : pandas.DataFrame
-        The columns of `REFERENCE_ACCURACY`, in the order of `ours`: difference is accuracy less
-        reference. The ends of its interval are those of the accuracy less the reference, which is
-        taken as given: one pretrained model of a size does not determine how others would vary.
+        The columns of `REFERENCE_ACCURACY`, in the order of `ours`. The difference is accuracy
+        minus reference. Its interval is that of the accuracy, minus the reference as a constant:
+        one pretrained model of a size does not determine how others would vary.
     notes : tuple of str
-        Which models have no counterpart, and where the two predict different instances.
+        One line if nothing can be compared, and one for each split on which the two sets of models
+        predict different numbers of instances.
     """
     columns = {
         "accuracy": "reference",
@@ -100,9 +101,9 @@ def _layout(frame: pd.DataFrame) -> Iterator[Printed]:
 
 
 def _beside_each_other(heading: str, frame: pd.DataFrame, across: str) -> Printed:
-    """Lay accuracies out as Table 8 does, with a column for each value of the column `across`.
+    """Arrange accuracies as in Table 8, with a column for each value of the column `across`.
 
-    Rows are ``mini, reference`` and ``mini, ours`` in turn.
+    Each size has two rows, such as ``mini, reference`` and ``mini, ours``.
     """
     rows = []
     for size, group in frame.groupby("size", sort=False):

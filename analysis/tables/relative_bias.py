@@ -16,13 +16,13 @@ from analysis.tables.split_bootstrap import SplitBootstrap
 from analysis.tables.table import NAN, Options, Printed, Row, SplitFamily
 
 FEWEST_SAMPLES = 2
-"""Bootstrap samples that the bias needs: it tunes the threshold on one and uses it on others."""
+"""Least number of bootstrap samples: a threshold tuned on one sample is used on the others."""
 
 
 def relative_bias_rows(
     split: SplitPredictions, _: SplitBootstrap | None, options: Options
 ) -> Iterator[Row]:
-    """Estimate the bias of the bound on instances that improve from s1 to s2 in single runs."""
+    """Estimate the bias of the bound on instances that improve from s1 to s2, for single runs."""
     gaps = {}
     if options.bias_replicates >= FEWEST_SAMPLES:
         gaps = bootstrap_gaps(split.runs, options.bias_replicates, options.seed, options.workers)

@@ -19,7 +19,7 @@ from analysis.tables.table import Options, Printed, Row, SplitFamily
 def seed_difference_rows(
     split: SplitPredictions, bootstrap: SplitBootstrap | None, _: Options
 ) -> Iterator[Row]:
-    """Compute the differences between runs, and the spread of their accuracy, by size."""
+    """Compute the differences between runs, and the deviation of their accuracy, by size."""
     runs = split.runs.runs
     for size, (name, correct, sums) in enumerate(
         zip(split.sizes, split.runs.correct, split.sums, strict=True)

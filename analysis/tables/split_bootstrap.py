@@ -17,8 +17,8 @@ from analysis.predictions.comparisons import Comparison
 from analysis.predictions.split import SplitPredictions
 
 FEWEST_SEEDS = 3
-"""Pretraining seeds that an interval needs for an average over pairs of seeds: with two there is
-one pair, and every replicate that has it is the same."""
+"""Least number of pretraining seeds for an interval of an average over pairs of seeds: two seeds
+form one pair, and all replicates with this pair are equal."""
 
 
 @dataclass(frozen=True)
@@ -54,12 +54,12 @@ class DrawnSeeds:
         column : str
             Column of the estimate.
         estimate : float
-            NaN has no interval.
+            If it is NaN, there is no interval.
         replicates : ndarray of float64, shape [replicate]
         limits : tuple of float
-            Range of the statistic.
+            Smallest and largest possible value of the statistic.
         between_seeds : bool
-            Whether the statistic averages over pairs of pretraining seeds, and so needs three.
+            Whether the statistic is an average over pairs of pretraining seeds, and needs three.
 
         Returns
         -------
@@ -95,7 +95,7 @@ class SplitBootstrap:
         return sizes.index(comparison.s1), sizes.index(comparison.s2)
 
     def drawn_seeds(self, sizes: Sequence[int], seeds: Sequence[int]) -> DrawnSeeds:
-        """Return the draws of some sizes, of each its first so many pretraining seeds."""
+        """Return the draws of some sizes, among the first `seeds` pretraining seeds of each."""
         return DrawnSeeds(
             tuple(
                 self.resampling.seed_weights(size, number)
@@ -114,7 +114,7 @@ class SplitBootstrap:
         Returns
         -------
         SeedMoments
-            With a leading axis of replicates where instances are resampled.
+            With a leading axis of replicates if instances are resampled.
         """
         if size not in self._moments:
             runs = self.split.runs
@@ -140,20 +140,20 @@ class SplitBootstrap:
         predictions : str
             ``runs`` or ``ensembles``.
         seeds : int
-            Even number, at least 2: the first ones of each size.
+            How many seeds of each size to use, the first ones in order: even, at least 2.
 
         Returns
         -------
         dict of (int, int) to ResampledPair
-            For the positions of each pair of sizes that have so many seeds; empty without such
-            predictions.
+            For the positions of each pair of sizes that have so many seeds; empty if there are no
+            predictions of this kind.
         """
         counts = self.split.counts(predictions)
         if counts is None:
             return {}
         key = (predictions, seeds)
         if key not in self._pairs:
-            sizes = [size for size, having in enumerate(counts.seeds) if len(having) >= seeds]
+            sizes = [size for size, known in enumerate(counts.seeds) if len(known) >= seeds]
             self._pairs[key] = resample_pairs(counts, sizes, seeds, self.resampling)
         return self._pairs[key]
 
@@ -170,8 +170,8 @@ class SplitBootstrap:
         Returns
         -------
         ResampledPair or None
-            None where the sizes cannot be compared, and where the baseline is that of one split of
-            the seeds, as replicates average over all splits.
+            None if the sizes cannot be compared, or if the baseline is that of one split of the
+            seeds, because replicates average over all splits.
         """
         if comparison.curves is None or self.split.baseline_seed is not None:
             return None

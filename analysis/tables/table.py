@@ -1,4 +1,4 @@
-"""A family of tables: what it is called, how it is computed and how it is printed.
+"""A family of tables: its name, its columns, how it is computed and how it is printed.
 
 A family is one constant in a file of its own, and one entry of `analysis.tables.families.FAMILIES`.
 """
@@ -19,17 +19,17 @@ from configs.processes import Workers
 NAN = float("nan")
 
 Row = dict[str, object]
-"""Cells of one row by column, without task and split; columns that are missing are NaN."""
+"""Cells of one row by column, without task and split; a column without a cell is NaN."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """What an analysis computes beyond its predictions, and with how many processes.
+    """The options of an analysis that its tables depend on.
 
     Attributes
     ----------
     triplets : tuple of (str, str, str)
-        Triplets of sizes for the momentum, besides the usual ones.
+        Triplets of sizes for the momentum, in addition to those of `momentum.triplets`.
     bias_replicates : int
         Bootstrap samples for the bias of the adaptive threshold.
     seed : int
@@ -39,7 +39,7 @@ class Options:
     references : tuple of TaskPredictions
         Predictions of reference models; without any there is no table of their accuracy.
     workers : Workers
-        Processes that share out long steps.
+        Processes that share long steps.
     """
 
     triplets: tuple[tuple[str, str, str], ...] = ()
@@ -57,9 +57,9 @@ class Printed:
     Attributes
     ----------
     heading : str
-        Task, split and whatever else tells the parts of one table apart.
+        Task, split and whatever else distinguishes the parts of one table.
     cells : pandas.DataFrame
-        Text, as printed.
+        The printed text of each cell.
     """
 
     heading: str
@@ -67,7 +67,7 @@ class Printed:
 
 
 def no_notes(*_: object) -> tuple[str, ...]:
-    """Return no notes, for families that have nothing to explain."""
+    """Return no notes."""
     return ()
 
 
@@ -80,20 +80,20 @@ class Family:
     name : str
         Name of the table's files.
     title : str
-        What the table holds, in one sentence.
+        What the table contains, in one sentence.
     keys : tuple of str
-        Columns that name a row, after ``task`` and ``split``.
+        Columns that identify a row, with ``task`` and ``split`` before them.
     values : tuple of str
         Columns that follow the keys.
     intervals : tuple of str
         Those of the values that have a 95% interval: column X has ``X_low`` and ``X_high``
         (`analysis.bootstrap.intervals`).
     bounds : tuple of str
-        Further columns that, like intervals, are there with replicates only.
+        Further columns that, like the intervals, exist only if there are replicates.
     layout : callable
-        Lays out the frame as the paper prints it, in parts.
+        Formats the frame as the paper prints it, in parts.
     published : tuple of Source
-        Where numbers of this table are published.
+        The published tables with which this table is compared.
     """
 
     name: str
@@ -131,12 +131,12 @@ class SplitFamily(Family):
     Attributes
     ----------
     rows : callable
-        Computes the rows of one split, with their intervals where there is a `SplitBootstrap`.
+        Computes the rows of one split, with their intervals if a `SplitBootstrap` is given.
     notes : callable
-        Explains, given all tasks, the finished frame and the options, which cells are NaN and what
-        was left out; one line each.
+        Takes all tasks, the finished frame and the options. Returns one line for each reason why
+        cells are NaN or predictions are not used.
     interval_notes : callable
-        Explains which intervals of one task are NaN.
+        Takes one task. Returns one line for each reason why intervals are NaN.
     """
 
     rows: Callable[[SplitPredictions, SplitBootstrap | None, Options], Iterable[Row]]
@@ -151,8 +151,8 @@ class DerivedFamily(Family):
     Attributes
     ----------
     derive : callable
-        Returns frame and notes, given the tables before it by name, and the options; None where
-        there is nothing to tabulate.
+        Takes the tables computed before this one, by name, and the options. Returns the frame and
+        its notes, or None if there is nothing to tabulate.
     """
 
     derive: Callable[[Mapping[str, Table], Options], tuple[pd.DataFrame, tuple[str, ...]] | None]
@@ -169,7 +169,7 @@ class Table:
         ``task`` and ``split`` first; fractions, not percent. NaN where a quantity needs more
         seeds or sizes than there are.
     notes : tuple of str
-        One line for each reason why cells are NaN or predictions left out.
+        One line for each reason why cells are NaN or predictions are not used.
     """
 
     family: Family
@@ -183,7 +183,7 @@ class Table:
 
     @property
     def title(self) -> str:
-        """What the table holds, in one sentence."""
+        """What the table contains, in one sentence."""
         return self.family.title
 
 

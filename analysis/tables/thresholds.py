@@ -17,9 +17,9 @@ from analysis.tables.table import Options, Printed, Row, SplitFamily
 def threshold_rows(
     split: SplitPredictions, bootstrap: SplitBootstrap | None, _: Options
 ) -> Iterator[Row]:
-    """List discovery and baseline of the decay from s1 to s2 at every lattice value from -1 to 0.
+    """List discovery and baseline of the decay from the smaller size s1 to s2.
 
-    s1 is the smaller size. Sizes that cannot be compared have one row without values.
+    At every lattice value from -1 to 0. Sizes that cannot be compared have one row without values.
     """
     for predictions in PREDICTIONS:
         for comparison in split.comparisons[predictions]:
@@ -52,7 +52,7 @@ def threshold_rows(
 
 
 def _layout(frame: pd.DataFrame) -> Iterator[Printed]:
-    """Print the smallest size against the largest only; the ``.csv`` file has all pairs."""
+    """Print only the pair of the smallest and the largest size; the ``.csv`` file has all."""
     for heading, group in groups(frame, ["task", "split", "predictions"]):
         extremes = (group["s1"] == group["s1"].iloc[0]) & (group["s2"] == group["s2"].iloc[-1])
         shown = group[extremes].dropna(subset=["threshold"])

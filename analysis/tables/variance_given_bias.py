@@ -36,13 +36,13 @@ def _notes(tasks: Sequence[TaskPredictions], frame: pd.DataFrame, _: Options) ->
     curves = frame[["task", "split", "size", "loss", "component"]].drop_duplicates()
     for task in tasks:
         binned = [sums.binned for sums in task.splits[0].sums]
-        without = [name for name, of_size in zip(task.sizes, binned, strict=True) if not of_size]
+        without = [name for name, losses in zip(task.sizes, binned, strict=True) if not losses]
         if without:
             yield (
                 f"{task.task}: variance given bias needs two complete pretraining seeds and two "
                 f"finetuning seeds, so there is none of {', '.join(without)}"
             )
-        expected = len(COMPONENTS) * sum(len(of_size) for of_size in binned)
+        expected = len(COMPONENTS) * sum(len(losses) for losses in binned)
         drawn = curves["split"][curves["task"] == task.task].value_counts()
         short = [split.split for split in task.splits if int(drawn.get(split.split, 0)) < expected]
         if short:
@@ -54,12 +54,12 @@ def _notes(tasks: Sequence[TaskPredictions], frame: pd.DataFrame, _: Options) ->
 
 def _layout(frame: pd.DataFrame) -> Iterator[Printed]:
     for heading, group in groups(frame, ["task", "split", "loss", "component"]):
-        # A point for every fifth of the bias; the .csv file has ten times as many.
+        # Points at multiples of 0.2 of the bias; the .csv file has ten times as many.
         fifths = 5 * np.sqrt(group["bias2"])
         group = group[np.isclose(fifths, fifths.round(), atol=1e-6)]
         cells = {"Bias²": pd.Series(sorted(group["bias2"].round(6).unique()))}
-        for size, of_size in group.groupby("size", sort=False):
-            points = of_size.set_index(of_size["bias2"].round(6))
+        for size, curve in group.groupby("size", sort=False):
+            points = curve.set_index(curve["bias2"].round(6))
             cells[str(size)] = pd.Series(
                 [
                     f"{decimal(float(points.loc[bias2, 'mean']))} "

@@ -1,1 +1,1 @@
-"""The layout in which the paper's predictions are published: importing and exporting."""
+"""Import and export of predictions in the layout in which the paper's are published."""

@@ -1,10 +1,10 @@
 """The tensors that the paper's authors computed from the predictions, one pickle per task.
 
-Beside its ``.tsv`` files the release has three folders, each with a file TASK.pkl that holds a
-pair: by size, an array; and the list of instances, as in ``data.json``.
+Beside its ``.tsv`` files the release has three folders, each with a file TASK.pkl. The file holds
+a pair: a dict of one array per size, and the list of instances as in ``data.json``.
 
 - ``correctness``: 0 or 1, [instance, pretrain_seed, finetune_seed, checkpoint];
-- ``correctness_p``: the probability of the gold label, same shape, to two decimals;
+- ``correctness_p``: the probability of the gold label, of the same shape, to two decimals;
 - ``ensemble_c``: 0 or 1, the ensemble over finetuning seeds, [instance, pretrain_seed].
 
 Seeds count from 1. Checkpoints are a third of an epoch apart, the last one at 4 epochs. The
@@ -69,7 +69,7 @@ def find_tensors(directory: Path, task: str | None = None) -> ReleasedTensors | 
     directory : Path
         Holds the folders of tensors.
     task : str, optional
-        Which task, where there are several.
+        The task to choose, where there are several.
 
     Returns
     -------
@@ -79,8 +79,8 @@ def find_tensors(directory: Path, task: str | None = None) -> ReleasedTensors | 
     Raises
     ------
     InputError
-        If there are several tasks and none is chosen, or if the task has tensors but not that of
-        the correctness.
+        If there are several tasks and none is chosen, or if the task has tensors but no
+        correctness tensor.
     """
     files = {
         variable: {path.stem: path for path in sorted((directory / folder).glob("*.pkl"))}
@@ -103,12 +103,12 @@ def find_tensors(directory: Path, task: str | None = None) -> ReleasedTensors | 
 def is_imported(
     tensors: ReleasedTensors, out: Path, *, sizes: Sequence[str] | None, dtype: str | None
 ) -> bool:
-    """Check whether a store holds these tensors already; parameters as of `import_tensors`.
+    """Check whether a store already holds these tensors; parameters as in `import_tensors`.
 
     Raises
     ------
     InputError
-        If there is something else at `out`.
+        If `out` holds something else.
     """
     if not out.exists():
         return False
@@ -128,7 +128,7 @@ def import_tensors(
 ) -> Imported:
     """Write tensors into a new prediction store, which appears whole or not at all.
 
-    Each file in turn is in memory whole: several GB for MNLI.
+    One file at a time is read whole into memory: several GB for MNLI.
 
     Parameters
     ----------
@@ -138,7 +138,7 @@ def import_tensors(
     sizes : sequence of str, optional
         Sizes, smallest first; otherwise by `order_sizes`.
     dtype : {"float16", "float32", None}
-        Type of the gold label's probability; None to leave it out.
+        Type in which to store the gold label's probability; None to store none.
     advance : callable
         Called with the number of runs after each size is written.
 
@@ -150,8 +150,8 @@ def import_tensors(
     Raises
     ------
     InputError
-        If there is something at `out`, or a file is not as described, is damaged, or disagrees
-        with the others; then nothing is left behind.
+        If `out` exists, or a file is damaged, does not have the layout above, or disagrees with
+        the others; nothing is written then.
     """
     path = tensors.files["correct"]
     correct, items = _read(path, dimensions=4)
@@ -160,8 +160,8 @@ def import_tensors(
     pretrain_seeds, finetune_seeds, checkpoints = correct[ordered[0]].shape[1:]
     if checkpoints >= LAST_CHECKPOINT:
         raise InputError(
-            f"{path}: {checkpoints} checkpoints; a third of an epoch apart, they do"
-            " not fit into 4 epochs"
+            f"{path}: {checkpoints} checkpoints, a third of an epoch apart, do not fit into"
+            " 4 epochs; restore the file"
         )
     thirds = range(LAST_CHECKPOINT + 1 - checkpoints, LAST_CHECKPOINT + 1)
     runs = pretrain_seeds * finetune_seeds * checkpoints
@@ -219,15 +219,17 @@ def check_tensors(tensors: ReleasedTensors, store: Path) -> int:
     Raises
     ------
     InputError
-        If a file is not as described, has other instances, or differs in the correctness of a run;
-        names the first such run and instance.
+        If a file does not have the layout above, has other instances, or differs in the
+        correctness of a run; the message names the first such run and instance.
     """
     path = tensors.files["correct"]
     correct, items = _read(path, dimensions=4)
     dataset = open_store(store)
     guids = dataset["guid"].values.tolist()
     if [item.get("guid") for item in items] != guids:
-        raise InputError(f"{path}: other instances than data.json; import one of them alone")
+        raise InputError(
+            f"{path}: its instances differ from those of data.json; import only one of the two"
+        )
     runs = 0
     for s, size in enumerate(str(name) for name in dataset["size"].values):
         if size not in correct:
@@ -239,13 +241,13 @@ def check_tensors(tensors: ReleasedTensors, store: Path) -> int:
             place = (seeds[0] - 1, seeds[1] - 1, round(float(dataset["epoch"][e]) * 3) - first)
             if any(not 0 <= k < n for k, n in zip(place, values.shape[1:], strict=True)):
                 continue
-            there = dataset["correct"].isel(size=s, pretrain_seed=p, finetune_seed=f, epoch=e)
-            differ = np.flatnonzero(values[(slice(None), *place)] != there.values)
+            stored = dataset["correct"].isel(size=s, pretrain_seed=p, finetune_seed=f, epoch=e)
+            differ = np.flatnonzero(values[(slice(None), *place)] != stored.values)
             if len(differ):
                 raise InputError(
                     f"{path}: size {size}, pretraining seed {seeds[0]}, finetuning seed {seeds[1]},"
-                    f" epoch {float(dataset['epoch'][e]):.4g}: instance {guids[differ[0]]} is not"
-                    " as correct as in the .tsv file; import one of them alone"
+                    f" epoch {float(dataset['epoch'][e]):.4g}: the correctness of instance"
+                    f" {guids[differ[0]]} differs from the .tsv file's; import only one of the two"
                 )
             runs += 1
     return runs
@@ -276,12 +278,16 @@ def _read(path: Path, dimensions: int) -> tuple[dict[str, NDArray[Any]], list[An
         and content[0]
         and content[1]
     ):
-        raise InputError(f"{path}: is no pair of arrays by size and instances; restore the file")
+        raise InputError(
+            f"{path}: does not hold a pair (arrays by size, instances); restore the file"
+        )
     arrays, items = content
     shapes = set()
     for size, array in arrays.items():
         if not isinstance(size, str) or not isinstance(array, np.ndarray):
-            raise InputError(f"{path}: {size!r} is no size with an array; restore the file")
+            raise InputError(
+                f"{path}: the entry {size!r} is not a size's name with an array; restore the file"
+            )
         if array.ndim != dimensions or len(array) != len(items) or 0 in array.shape:
             raise InputError(
                 f"{path}: size {size} has shape {array.shape}; it needs {dimensions} dimensions,"
@@ -296,14 +302,16 @@ def _read(path: Path, dimensions: int) -> tuple[dict[str, NDArray[Any]], list[An
 def _read_same(
     path: Path, items: list[Any], shapes: dict[str, tuple[int, ...]]
 ) -> dict[str, NDArray[Any]]:
-    arrays, others = _read(path, len(next(iter(shapes.values()))))
-    if others != items:
-        raise InputError(f"{path}: other instances than the correctness has; restore the file")
+    arrays, own_items = _read(path, len(next(iter(shapes.values()))))
+    if own_items != items:
+        raise InputError(
+            f"{path}: its instances differ from those of the correctness tensor; restore the file"
+        )
     own_shapes = {size: array.shape for size, array in arrays.items()}
     if own_shapes != shapes:
         raise InputError(
-            f"{path}: other sizes or seeds than the correctness has ({own_shapes}, {shapes});"
-            " restore the file"
+            f"{path}: its shapes by size, {own_shapes}, differ from those of the correctness"
+            f" tensor, {shapes}; restore the file"
         )
     return arrays
 

@@ -33,9 +33,9 @@ def export_release(
 ) -> int:
     """Write the finished runs of a prediction store as a release.
 
-    Probabilities are printed with as many digits as single precision needs. Where rounding made
-    two classes equally probable and ``correct`` does not follow from the first of them, the class
-    from which it follows is printed one unit in the last place higher.
+    Probabilities are printed with as many digits as single precision needs. If rounding made two
+    classes equally probable and ``correct`` does not follow from the first of them, the class from
+    which it follows is printed one unit in the last place higher.
 
     Parameters
     ----------
@@ -56,14 +56,14 @@ def export_release(
     InputError
         If the store has no probabilities, no finished run, epochs that are not multiples of a
         third, names that do not fit the layout, no texts beside it, or a ``correct`` that does not
-        follow from its probabilities; or if `directory` exists. Then nothing is left behind.
+        follow from its probabilities; or if `directory` exists. Nothing is written then.
     """
     path, directory = Path(path), Path(directory)
     dataset = open_store(path)
     if "probability" not in dataset:
         raise InputError(
-            f"{path}: has no probabilities of all labels, which a release consists of; import the"
-            " .tsv files without --probability-dtype none"
+            f"{path}: has no probabilities of all labels, which a release needs; import the .tsv"
+            " files without --probability-dtype none"
         )
     if directory.exists():
         raise InputError(f"{directory}: already exists; remove it or choose another --out")
@@ -87,7 +87,7 @@ def export_release(
             slices = dataset.isel(_at(position))
             try:
                 stored, correct = slices["probability"].values, slices["correct"].values
-            except Exception as error:  # each codec has errors of its own
+            except Exception as error:  # every codec raises errors of its own types
                 raise InputError(
                     f"{path}: {name} cannot be read ({one_line(error)}); copy or write the store"
                     " again"
@@ -120,7 +120,10 @@ def _released_run(path: Path, coordinates: Any) -> ReleasedRun:
     epoch = float(coordinates["epoch"])
     thirds = round(epoch * 3)
     if abs(epoch * 3 - thirds) > 1e-6:
-        raise InputError(f"{path}: epoch {epoch:.6g} is no number of thirds; leave it out")
+        raise InputError(
+            f"{path}: epoch {epoch:.6g} is not a multiple of 1/3, as the layout needs; export a "
+            "store without it"
+        )
     run = ReleasedRun(
         str(coordinates["size"].item()),
         int(coordinates["pretrain_seed"]),
@@ -143,7 +146,7 @@ def _items(path: Path, guids: list[str], gold: list[str]) -> list[dict[str, Any]
         if column not in frame.column_names:
             raise InputError(f"{texts}: has no column {column!r}; restore the file")
     if frame["guid"].to_pylist() != guids or frame["label"].to_pylist() != gold:
-        raise InputError(f"{texts}: its guids or labels are not those of {path}; restore the file")
+        raise InputError(f"{texts}: its guids or labels differ from {path}; restore the file")
     items = frame.to_pylist()
     for item in items:
         if item["split"] == item["guid"].rpartition("-")[0]:
@@ -157,7 +160,7 @@ def _untied(
     gold: NDArray[np.object_],
     labels: Sequence[str],
 ) -> NDArray[np.float32] | None:
-    """Raise one of several equally probable classes so that `correct` follows, if any does."""
+    """Raise one of the most probable classes so that `correct` follows; None if none does."""
     wrong = np.flatnonzero(correctness(probability, gold, labels) != correct)
     for row in wrong:
         values = probability[row]

@@ -28,10 +28,10 @@ from predict.tensor.specification import TensorSpecification
 from predict.tensor.writing import CheckedRun, Position, check_run, finish_store, write_models
 
 VALUES_PARSED_AT_ONCE = 1 << 17
-"""Probabilities of small files that are parsed at once."""
+"""Number of probabilities of small files that are parsed at once."""
 
 VALUES_WRITTEN_AT_ONCE = 1 << 22
-"""Probabilities of small files that are gathered before they are written."""
+"""Number of probabilities of small files that are collected before they are written."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def is_imported(
     release : Release
         The release; its files are read.
     out : path
-        Where the store would be.
+        Path of the store.
     sizes : sequence of str
         Sizes, smallest first.
     probability_dtype : {"float16", "float32", None}
@@ -79,12 +79,12 @@ def is_imported(
     Returns
     -------
     bool
-        False if there is nothing at `out`; True if there is what `import_release` would write.
+        False if `out` does not exist; True if it holds what `import_release` would write.
 
     Raises
     ------
     InputError
-        If there is something else at `out`.
+        If `out` holds something else.
     """
     out = Path(out)
     if not out.exists():
@@ -101,7 +101,7 @@ def require_configuration(out: Path, store: xr.Dataset, configuration: Mapping[s
     Raises
     ------
     InputError
-        If its configuration is another one.
+        If its configuration differs.
     """
     if store.attrs.get("configuration_hash") != configuration_hash(configuration):
         raise InputError(
@@ -144,7 +144,7 @@ def import_release(
     Raises
     ------
     InputError
-        If there is something at `out`, or a run's file is bad; then nothing is left behind.
+        If `out` exists or a run's file is not valid; nothing is written then.
     """
     rows = len(release.instances)
     try:
@@ -242,7 +242,7 @@ def _parsed(
 
 
 def _batches(release: Release) -> Iterator[list[ReleasedRun]]:
-    """Group neighbouring runs, several where their files are small."""
+    """Group consecutive runs, with several in a group if their files are small."""
     values = len(release.instances) * len(release.labels)
     number = max(VALUES_PARSED_AT_ONCE // values, 1)
     runs = list(release.runs)

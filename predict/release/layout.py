@@ -1,11 +1,12 @@
-"""The layout in which the paper's predictions are published: reading it, and writing it.
+"""Reading and writing of the layout in which the paper's predictions are published.
 
 A release is a folder with
 
 - ``data.json``: ``{task_name, label_list, train, predict: [{guid, text_a, text_b, label, ...}]}``;
 - ``results/s{size}p{P}f{F}epoch{E}over3.tsv``: the predictions of the run with pretraining seed P
-  and finetuning seed F after E / 3 epochs, without a header: a row for each instance, in the order
-  of ``predict``, with a probability for each class, in the order of ``label_list``.
+  and finetuning seed F after E / 3 epochs. The file has no header. It has a row for each instance,
+  in the order of ``predict``, and a column of probabilities for each class, in the order of
+  ``label_list``.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ KNOWN_SIZES = ("tiny", "mini", "small", "medium", "base", "large")
 RESULT_NAME = re.compile(r"s(?P<size>.+)p(?P<p>[0-9]+)f(?P<f>[0-9]+)epoch(?P<e>[0-9]+)over3\.tsv")
 
 LARGEST_FILE = 1 << 32
-"""Most bytes of a file of a release."""
+"""Largest accepted size in bytes of a release's file."""
 
 # A softmax in single precision can exceed 1 by a unit in the last place.
 RANGE_TOLERANCE = 1e-6
@@ -161,7 +162,7 @@ def read_release(directory: Path | str) -> Release:
     ------
     InputError
         If a file is missing or unreadable, an instance lacks its guid, ``text_a`` or label, a guid
-        occurs twice, a label is unknown, or the name of a ``.tsv`` file does not name a run.
+        occurs twice, a label is unknown, or a ``.tsv`` file's name is not that of a run.
     """
     directory = Path(directory)
     if not directory.is_dir():
@@ -208,7 +209,7 @@ class _Data(BaseModel):
 
 
 def _invalid(path: Path, error: ValidationError) -> InputError:
-    """State the first fault that pydantic found, in one line."""
+    """Report the first fault that pydantic found, in one line."""
     fault = error.errors(include_url=False, include_input=False)[0]
     if fault["type"] == "json_invalid":
         return InputError(f"{path}: is not JSON ({fault['ctx']['error']}); correct or restore it")
@@ -231,9 +232,9 @@ def parse_instances(path: Path, items: list[Any], labels: list[str]) -> pd.DataF
     Parameters
     ----------
     path : Path
-        The file that holds them, for errors.
+        The file that contains them, for errors.
     items : list
-        By instance, a dict with ``guid``, ``text_a``, ``text_b``, ``label`` and any metadata.
+        For each instance a dict with ``guid``, ``text_a``, ``text_b``, ``label`` and metadata.
     labels : list of str
         Classes.
 
@@ -245,8 +246,8 @@ def parse_instances(path: Path, items: list[Any], labels: list[str]) -> pd.DataF
     Raises
     ------
     InputError
-        If an instance is no dict or lacks its guid, ``text_a`` or label, a guid occurs twice, a
-        text is missing, or a label is unknown; names the instance.
+        If an instance is not a dict or lacks its guid, ``text_a`` or label, a guid occurs twice, a
+        text is missing, or a label is unknown; the message names the instance.
     """
     try:
         checked = _INSTANCES.validate_python(items)
@@ -305,11 +306,11 @@ def _list_runs(results: Path) -> dict[ReleasedRun, Path]:
         run = ReleasedRun(match["size"], int(match["p"]), int(match["f"]), int(match["e"]))
         if max(run[1:]) > MAX_INTEGER or not run.size.isprintable():
             raise InputError(
-                f"{results / ascii(path.name)}: its size is no readable text or a number has more"
-                " than 64 bits; rename or remove the file"
+                f"{results / ascii(path.name)}: its size is not printable text or a number has"
+                " more than 64 bits; rename or remove the file"
             )
         if run in runs:
-            raise InputError(f"{path}: the same run as {runs[run].name}; remove one of them")
+            raise InputError(f"{path}: names the same run as {runs[run].name}; remove one of them")
         runs[run] = path
     return dict(sorted(runs.items()))
 
@@ -328,7 +329,7 @@ def parse_probabilities(
     labels : sequence of str
         Classes: one column each.
     instances : int
-        Number of rows that there must be.
+        Number of rows that the file must have.
 
     Returns
     -------
@@ -338,9 +339,9 @@ def parse_probabilities(
     Raises
     ------
     InputError
-        If there are more or fewer rows or columns, or a row has something that is no number, a
-        NaN, a value outside 0 to 1, or a sum that differs from 1 by more than 1e-3; names the
-        first such row, counted from 1.
+        If there are more or fewer rows or columns, or if a row has a field that is not a number, a
+        NaN, a value outside 0 to 1, or a sum that differs from 1 by more than 1e-3; the message
+        names the first such row, counted from 1.
     """
     probability = _parse_table(content, len(labels), instances)
     if probability is None:
@@ -353,7 +354,7 @@ def parse_files(
 ) -> list[NDArray[np.float64]]:
     """Parse the files of several runs, all at once if they are valid.
 
-    Starting the parser takes longer than it needs for the rows of a small file.
+    To start the parser takes longer than to parse a small file.
 
     Parameters
     ----------
@@ -362,7 +363,7 @@ def parse_files(
     names : sequence of Path
         Their names, for errors.
     labels, instances
-        As of `parse_probabilities`.
+        As in `parse_probabilities`.
 
     Returns
     -------
@@ -371,7 +372,7 @@ def parse_files(
     Raises
     ------
     InputError
-        As `parse_probabilities` does, for the first file at fault.
+        As in `parse_probabilities`, for the first invalid file.
     """
     if len(contents) > 1 and all(
         content.endswith(b"\n") and content.count(b"\n") == instances for content in contents
@@ -428,7 +429,7 @@ def _parse_error(content: bytes, name: Path | str, columns: int, instances: int)
             try:
                 value = float(field)
             except ValueError:
-                return InputError(f"{name}: row {row}: {field[:40]!r} is no number; {remedy}")
+                return InputError(f"{name}: row {row}: {field[:40]!r} is not a number; {remedy}")
             if math.isnan(value):
                 return InputError(f"{name}: row {row} has a NaN; {remedy}")
             if not -RANGE_TOLERANCE <= value <= 1 + RANGE_TOLERANCE:
@@ -440,7 +441,7 @@ def _parse_error(content: bytes, name: Path | str, columns: int, instances: int)
         return InputError(
             f"{name}: {len(lines)} rows, 'predict' in data.json has {instances} instances; {remedy}"
         )
-    return InputError(f"{name}: is no table of numbers; {remedy}")
+    return InputError(f"{name}: is not a table of numbers; {remedy}")
 
 
 def read_run(path: Path) -> bytes:
@@ -449,6 +450,6 @@ def read_run(path: Path) -> bytes:
 
 
 def parsing_threads() -> int:
-    """Count the threads that read or write files of runs, each of which holds a run in memory."""
+    """Return how many threads read or write files of runs; each holds a run in memory."""
     # Parsing, hashing and compressing release the interpreter's lock.
     return min(os.cpu_count() or 1, 8)

@@ -1,7 +1,7 @@
-"""Read pickles of others that hold containers, text, numbers and NumPy arrays, and nothing else.
+"""Read others' pickles of containers, text, numbers and NumPy arrays, and refuse all others.
 
-A pickle is a program that may call anything importable. This reader resolves only the names from
-which arrays and sets are rebuilt, and refuses every other name before it is called.
+A pickle is a program that may call any importable function. This reader allows only the names by
+which arrays and sets are rebuilt, and refuses every other name before it is imported.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from predict.tensor.contract import one_line
 
 
 class _Rebuild:
-    """A function that a pickle may call but not alter, as it has no attributes."""
+    """A function that a pickle may call but cannot alter, because it has no attributes."""
 
     __slots__ = ()
 
@@ -72,7 +72,7 @@ def _allowed() -> dict[tuple[str, str], Any]:
 
 
 class _Refused(Exception):
-    """A pickle asks for a name that is not allowed; the message is the name."""
+    """A pickle uses a name that is not allowed; the message is the name."""
 
 
 class _Reader(pickle.Unpickler):
@@ -85,7 +85,7 @@ class _Reader(pickle.Unpickler):
 
 
 def read_pickle(path: Path | str) -> Any:
-    """Read a pickle that holds data only.
+    """Read a pickle that contains data only.
 
     Parameters
     ----------
@@ -101,8 +101,8 @@ def read_pickle(path: Path | str) -> Any:
     Raises
     ------
     InputError
-        If the file cannot be read, is no pickle, or asks for any other name, which is not called;
-        the message has the name.
+        If the file cannot be read, is not a pickle, or uses any other name; the message has the
+        name.
     """
     path = Path(path)
     try:
@@ -112,8 +112,8 @@ def read_pickle(path: Path | str) -> Any:
         raise InputError(f"{path}: cannot be read ({error.strerror}); check the path") from error
     except _Refused as refused:
         raise InputError(
-            f"{path}: asks for {refused}; only containers, text, numbers and NumPy arrays are"
-            " read, so use a file that holds nothing else"
+            f"{path}: uses {refused}, and only containers, text, numbers and NumPy arrays are"
+            " read; give a file of these"
         ) from refused
     except Exception as error:  # a damaged pickle can raise anything
         raise InputError(

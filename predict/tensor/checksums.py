@@ -1,15 +1,15 @@
 """Checksums that tie the files of a prediction store to each other.
 
-Each chunk ends with a CRC-32C of its own, which tells when its content is damaged. What a chunk
-alone cannot show is that it is the wrong one, or that the metadata around it are not those that it
-was written with. For that a store has
+Each chunk ends with its own CRC-32C, which shows whether its content is damaged. It does not show
+whether the chunk belongs to another run, or whether the store's metadata have changed since it was
+written. For that a store has
 
 - the attribute ``checksum``: SHA-256 of the attributes, of the metadata of every array and of the
   files of the coordinates;
 - the array ``run_checksum`` (size, pretrain_seed, finetune_seed, epoch): 64 bits made from the
   run's name and the CRCs of the chunks that hold it, so that opening reads the last 4 bytes of
   each chunk only; written before the run is marked finished;
-- the array ``ensemble_checksum`` (size, pretrain_seed): the same of ``ensemble_correct``.
+- the array ``ensemble_checksum`` (size, pretrain_seed): the same for ``ensemble_correct``.
 
 A store without any of these was written by other software, and is read without these checks.
 """
@@ -54,17 +54,17 @@ _CRC_BYTES = 4
 
 
 def store_checksum(path: Path) -> str:
-    """SHA-256, in hexadecimal, of a store's attributes, metadata and coordinates.
+    """Compute the SHA-256, in hexadecimal, of a store's attributes, metadata and coordinates.
 
     Parameters
     ----------
     path : Path
-        The store. Attributes and arrays that others add to it are not covered.
+        The store. Attributes and arrays that other software adds are not covered.
 
     Raises
     ------
     OSError, ValueError
-        If a file cannot be read or is no JSON.
+        If a file cannot be read or is not JSON.
     """
     group = json.loads((path / "zarr.json").read_bytes())
     attributes = group["attributes"]
@@ -90,7 +90,7 @@ def _chunk_number(chunk: Path) -> int:
 
 
 class ChunkChecksums:
-    """The checksums that runs and ensembles of a store should have, from its chunks' own CRCs.
+    """Computes the checksums of a store's runs and ensembles from the CRCs of its chunks.
 
     Parameters
     ----------
@@ -99,7 +99,7 @@ class ChunkChecksums:
     arrays : mapping of str to zarr.Array
         By variable.
     names : mapping of str to sequence
-        The coordinate of each dimension of a run: what makes the name of a run.
+        The coordinate of each dimension of a run, from which a run's name is made.
     """
 
     def __init__(
@@ -113,18 +113,18 @@ class ChunkChecksums:
         }
 
     def of_run(self, position: Sequence[int]) -> int:
-        """Checksum of the run at some position along size, seeds and epoch.
+        """Compute the checksum of the run at a position along size, seeds and epoch.
 
         Raises
         ------
         InputError
-            If the file of a chunk is missing, or too short to be one; names it and the run.
+            If the file of a chunk is missing or too short; the message names it and the run.
         """
         names = [name for name in self._chunks if name != "ensemble_correct"]
         return self._of(names, dict(zip(RUN, position, strict=True)))
 
     def of_ensemble(self, position: Sequence[int]) -> int:
-        """Checksum of the ensemble of a pretrained model; position and errors as of `of_run`."""
+        """Compute the checksum of a pretrained model's ensemble; otherwise as `of_run`."""
         return self._of(["ensemble_correct"], dict(zip(MODEL, position, strict=True)))
 
     def name_of(self, position: Mapping[str, int]) -> str:
@@ -165,13 +165,13 @@ class _ChunkFiles:
 
     @cached_property
     def _shared(self) -> bool:
-        """Whether a chunk holds several runs, so that its CRC is asked for several times."""
+        """Whether a chunk holds several runs, so that its CRC is needed several times."""
         return any(
             step > 1 for dim, step in zip(self._dims, self._chunk_shape, strict=True) if dim in RUN
         )
 
     def crcs(self, position: Mapping[str, int]) -> bytes:
-        """CRCs of all chunks that hold the run or model at `position`, in order."""
+        """Read the CRCs of all chunks that hold the run or model at `position`, in order."""
         numbers = [
             [position[dim] // step] if dim in position else range(-(-length // step))
             for dim, length, step in zip(self._dims, self._shape, self._chunk_shape, strict=True)
@@ -205,7 +205,7 @@ def check_checksums(
     names: Mapping[str, Sequence[Any]],
     finished: NDArray[np.bool_],
 ) -> None:
-    """Refuse a store whose files do not belong together; nothing is asked of others' stores.
+    """Refuse a store whose files do not belong together; stores without checksums pass.
 
     Parameters
     ----------
@@ -222,8 +222,8 @@ def check_checksums(
     Raises
     ------
     InputError
-        If metadata or coordinates are not those that the store was written with, or if the chunks
-        of a finished run are missing, cut off, damaged at their end or those of another run.
+        If metadata or coordinates have changed since the store was written, or if the chunks of a
+        finished run are missing, cut off, damaged at their end or belong to another run.
     """
     if CHECKSUM not in attributes and not any(name in arrays for name in CHECKSUM_VARIABLES):
         return
@@ -233,7 +233,7 @@ def check_checksums(
     )
     if attributes.get(CHECKSUM) != store_checksum(path) or RUN_CHECKSUM not in arrays:
         raise InputError(
-            f"{path}: its metadata or coordinates are not those that it was written with; {remedy}"
+            f"{path}: its metadata or coordinates have changed since it was written; {remedy}"
         )
     chunks = ChunkChecksums(path, arrays, names)
     stored = np.asarray(arrays[RUN_CHECKSUM][...])
@@ -241,7 +241,7 @@ def check_checksums(
         if chunks.of_run(run) != stored[tuple(run)]:
             name = chunks.name_of(dict(zip(RUN, run, strict=True)))
             raise InputError(
-                f"{path}: the files of the finished run {name} are not its own; {remedy}"
+                f"{path}: the files of the finished run {name} do not match its checksum; {remedy}"
             )
     if MODEL_CHECKSUM not in arrays:
         return
@@ -250,5 +250,5 @@ def check_checksums(
         if chunks.of_ensemble(model) != stored[tuple(model)]:
             name = chunks.name_of(dict(zip(MODEL, model, strict=True)))
             raise InputError(
-                f"{path}: the files of the ensemble of {name} are not its own; {remedy}"
+                f"{path}: the files of the ensemble of {name} do not match its checksum; {remedy}"
             )

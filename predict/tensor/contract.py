@@ -1,7 +1,7 @@
 """The contract of the prediction tensor: variables, coordinates, attributes; and its checks.
 
-The tables of this module say what a prediction store holds. Creating a store and every check of a
-store that is opened follow them.
+The tables of this module define the content of a prediction store. Creating a store, and every
+check of a store that is opened, follow them.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ MODEL = RUN[:2]
 
 @dataclass(frozen=True)
 class Variable:
-    """One variable of the contract: its dimensions, its possible types, whether it must be there.
+    """One variable of the contract: its dimensions, its possible types, whether it is required.
 
     Attributes
     ----------
@@ -56,7 +56,7 @@ class Variable:
 
 @dataclass(frozen=True)
 class Coordinate:
-    """One coordinate of the contract: its dimension, what it holds, whether its values differ.
+    """One coordinate of the contract: its dimension, its type, whether its values are unique.
 
     Attributes
     ----------
@@ -81,7 +81,7 @@ VARIABLES = {
     "ensemble_correct": Variable(("size", "instance", "pretrain_seed"), BOOL),
     "finished": Variable(RUN, BOOL, required=True),
 }
-"""``gold_probability`` serves where only the probability of the gold label is known."""
+"""``gold_probability`` is for stores in which only the gold label's probability is known."""
 
 COORDINATES = {
     "size": Coordinate("size", "text"),
@@ -93,14 +93,14 @@ COORDINATES = {
     "gold": Coordinate("instance", "text", unique=False),
     "label": Coordinate("label", "text"),
 }
-"""``label`` must be there where ``probability`` is."""
+"""``label`` is required if there is ``probability``."""
 
 ATTRIBUTES: dict[str, tuple[type, str]] = {
     "schema_version": (int, "a number"),
     "task": (str, "text"),
 }
 
-# What `predict.tensor.checksums` keeps in a store, which a store may lack.
+# Checksums of `predict.tensor.checksums`, which are optional in a store.
 CHECKSUM = "checksum"
 RUN_CHECKSUM, MODEL_CHECKSUM = "run_checksum", "ensemble_checksum"
 CHECKSUM_VARIABLES = {
@@ -116,17 +116,17 @@ _KINDS = {"text": "OUT", "integers": "iu", "numbers": "iuf"}
 INSTANCES_PER_CHUNK = 131_072
 
 MAX_RUNS = 100_000
-"""Most runs of a store: the paper has 1,000. Metadata that claim more are damaged."""
+"""Largest accepted number of runs: the paper has 1,000; metadata with more are damaged."""
 
 MAX_NAME_LENGTH = 200
-"""Most characters of a task with one of its splits, as they are spelled in names of files."""
+"""Most characters of a task and one of its splits together, as encoded in file names."""
 
 ROW_SUM_TOLERANCE = 1e-3
-"""How far probabilities may lie outside 0 to 1, and their sum from 1."""
+"""Tolerance for probabilities outside 0 to 1, and for the difference of their sum from 1."""
 
 
 def instances_path(path: Path | str) -> Path:
-    """Path of the Parquet file with the texts of a store: ``x.zarr`` -> ``x.instances.parquet``."""
+    """Return the path of a store's texts, a Parquet file: ``x.zarr`` -> ``x.instances.parquet``."""
     path = Path(path)
     return path.with_name(path.name.removesuffix(".zarr") + ".instances.parquet")
 
@@ -137,17 +137,17 @@ def canonical_json(content: Any) -> str:
 
 
 def configuration_hash(configuration: Mapping[str, Any]) -> str:
-    """SHA-256, in hexadecimal, of the canonical JSON of a configuration."""
+    """Compute the SHA-256, in hexadecimal, of the canonical JSON of a configuration."""
     return hashlib.sha256(canonical_json(configuration).encode()).hexdigest()
 
 
 def one_line(error: BaseException) -> str:
-    """First 200 characters of an error's message without line ends; without a message its type."""
+    """Shorten an error's message to 200 characters on one line; without a message, its type."""
     return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def bad_row(probability: NDArray[np.floating], range_tolerance: float) -> int | None:
-    """Find the first row that is no distribution.
+    """Find the first row that is not a probability distribution.
 
     Parameters
     ----------
@@ -175,12 +175,12 @@ def bad_row(probability: NDArray[np.floating], range_tolerance: float) -> int | 
 
 
 def require_probabilities(where: str, probability: NDArray[np.floating]) -> None:
-    """Refuse values, as read from a store, that are no probabilities.
+    """Refuse values read from a store that are not probabilities.
 
     Parameters
     ----------
     where : str
-        What was read, with which the message begins.
+        Name of the values, with which the message begins.
     probability : ndarray of float, any shape
         Probabilities.
 
@@ -215,14 +215,14 @@ def instance_split(instances: pd.DataFrame) -> NDArray[np.object_]:
     Raises
     ------
     InputError
-        If a row has no split, or its guid no ``-``; names the guid.
+        If a row has no split, or its guid no ``-``; the message names the guid.
     """
     if "split" in instances:
         split = instances["split"].to_numpy(object)
         bad = next((k for k, s in enumerate(split) if not isinstance(s, str) or not s), None)
         if bad is not None:
             guid = instances["guid"].iloc[bad]
-            raise InputError(f"instance {guid!r} has no text in 'split'; add it, or to none")
+            raise InputError(f"instance {guid!r} has no text in 'split'; add it or drop the column")
         return split
     guids = [str(guid) for guid in instances["guid"]]
     split = np.array([guid.rpartition("-")[0] for guid in guids], dtype=object)
@@ -238,7 +238,7 @@ def check_variables(where: str, dataset: xr.Dataset) -> None:
     Raises
     ------
     InputError
-        If a variable is missing or not to the contract; the message begins with `where`.
+        If a variable is missing or breaks the contract; the message begins with `where`.
     """
     for name, variable in VARIABLES.items():
         if name not in dataset:
@@ -267,7 +267,7 @@ def check_coordinates(where: str, dataset: xr.Dataset) -> None:
     Raises
     ------
     InputError
-        If a coordinate is missing or not to the contract; the message begins with `where`.
+        If a coordinate is missing or breaks the contract; the message begins with `where`.
     """
     for name, coordinate in COORDINATES.items():
         if name not in dataset.coords:
@@ -306,12 +306,12 @@ def check_attributes(where: str, dataset: xr.Dataset) -> None:
     Raises
     ------
     InputError
-        If an attribute is missing or not to the contract; the message begins with `where`.
+        If an attribute is missing or breaks the contract; the message begins with `where`.
     """
     for name, (kind, words) in ATTRIBUTES.items():
         if name not in dataset.attrs:
             raise InputError(f"{where}: attribute {name!r} is missing; a prediction store has it")
-        # A truth value is an integer to Python.
+        # In Python, a truth value is an integer.
         value = dataset.attrs[name]
         if not isinstance(value, kind) or isinstance(value, bool) or value == "":
             raise InputError(f"{where}: attribute {name!r} is {value!r:.40}; make it {words}")
@@ -328,7 +328,7 @@ def check_attributes(where: str, dataset: xr.Dataset) -> None:
     try:
         length = len(quote(task)) + max(len(quote(split)) for split in splits)
     except UnicodeEncodeError as error:
-        raise InputError(f"{where}: task {task!r} is no Unicode text; rename it") from error
+        raise InputError(f"{where}: task {task!r} is not Unicode text; rename it") from error
     if length > MAX_NAME_LENGTH:
         raise InputError(
             f"{where}: the names of task {task!r:.40} and of its splits are too long for names of"
@@ -343,7 +343,7 @@ def _blocks_of(coordinate: xr.DataArray) -> Iterator[NDArray[Any]]:
 
 
 def _require_text(where: str, coordinate: xr.DataArray) -> None:
-    """Refuse an empty text, which Zarr also gives for a chunk whose file is missing."""
+    """Refuse an empty text, which is also what zarr returns for a missing chunk."""
     start = 0
     for block in _blocks_of(coordinate):
         empty = np.flatnonzero(block == "")

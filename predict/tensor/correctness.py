@@ -1,8 +1,7 @@
 """Whether a prediction is correct.
 
-Two-class evaluation of a three-class model (HANS): the gold
-label ``non-entailment``, where it is not a class of the model, is met by every class except
-``entailment``.
+Two-class evaluation of a three-class model (HANS): if the gold label is ``non-entailment``, and
+this is not a class of the model, every prediction except ``entailment`` is correct.
 """
 
 from __future__ import annotations
@@ -31,8 +30,8 @@ def gold_index(gold: ArrayLike, labels: Sequence[str]) -> NDArray[np.int64]:
     Returns
     -------
     ndarray of int64, shape (instance,)
-        Position of each gold label in `labels`, or -1 for ``non-entailment`` where it is not a
-        class and ``entailment`` is.
+        Position of each gold label in `labels`, or -1 for ``non-entailment`` if it is not a class
+        and ``entailment`` is.
 
     Raises
     ------
@@ -61,9 +60,9 @@ def _index(gold: ArrayLike, labels: Sequence[str]) -> NDArray[np.int64]:
 def correctness(
     probability: NDArray[np.floating], gold: ArrayLike, labels: Sequence[str]
 ) -> NDArray[np.bool_]:
-    """Tell where the most probable class is the gold label.
+    """Determine where the most probable class is the gold label.
 
-    Of equally probable classes the first counts as predicted.
+    Of equally probable classes, the first is the prediction.
 
     Parameters
     ----------
@@ -72,8 +71,8 @@ def correctness(
     gold : array_like, shape (instance,)
         Gold labels (str), or what `gold_index` made of them (int).
     labels : sequence of str, length label
-        Classes of the model. The gold label ``non-entailment``, if it is not a class, is met by
-        every prediction except ``entailment``.
+        Classes of the model. For the gold label ``non-entailment``, if it is not a class, every
+        prediction except ``entailment`` is correct.
 
     Returns
     -------

@@ -35,7 +35,7 @@ from predict.tensor.ensembles import remove_written
 from predict.tensor.opening import open_store
 from predict.tensor.specification import TensorSpecification
 
-# Bit planes of the booleans and of the exponents are what there is to compress.
+# Booleans and the exponents of probabilities compress well by bit planes.
 _CODECS = {
     False: BloscCodec(cname="zstd", clevel=1, shuffle="bitshuffle"),
     True: BloscCodec(cname="lz4", clevel=5, shuffle="bitshuffle"),
@@ -54,9 +54,9 @@ def create_store(
     configuration: Mapping[str, Any],
     versions: Mapping[str, str] | None = None,
 ) -> None:
-    """Create an empty prediction store, or keep the one that is there if it is the same.
+    """Create an empty prediction store, or keep an existing one of the same specification.
 
-    Each run has chunks of its own, so that any number of processes write different runs at the
+    Each run has its own chunks, so that any number of processes can write different runs at the
     same time.
 
     Parameters
@@ -64,16 +64,16 @@ def create_store(
     path : path
         The store, by custom ``<task>.zarr``. The texts go to `instances_path` beside it.
     specification : TensorSpecification
-        What the store is to hold.
+        Specification of the store.
     configuration : mapping
-        What makes the predictions, as it would go into JSON.
+        Configuration that produces the predictions, as plain data for JSON.
     versions : mapping, optional
         Versions of further libraries that make the predictions.
 
     Raises
     ------
     InputError
-        If something else is at `path`, which is then left as it is.
+        If something else is at `path`; it is not changed.
     """
     path = Path(path)
     with locked(path):
@@ -87,28 +87,28 @@ def create_store(
 
 @contextmanager
 def new_store(path: Path | str, specification: TensorSpecification) -> Iterator[Path]:
-    """Build a store beside `path` and put it there, whole, when the block ends without an error.
+    """Build a store beside `path`, and move it to `path` when the block ends without an error.
 
-    For importers, which fill a store in one go. A chunk holds all runs of one pretrained model,
-    as far as it does not become too large.
+    For importers, which fill a whole store at once. A chunk holds all runs of one pretrained
+    model, for as many instances as its size allows.
 
     Parameters
     ----------
     path : path
         The store.
     specification : TensorSpecification
-        What the store is to hold.
+        Specification of the store.
 
     Yields
     ------
     Path
         The store under its temporary name, for `write_models` or `write_size` and `finish_store`,
-        and at last `set_configuration`.
+        and finally `set_configuration`.
 
     Raises
     ------
     InputError
-        If there is something at `path`, or if another process is building it.
+        If `path` exists, or if another process is building it.
     """
     path = Path(path)
     with locked(path, wait=False):
@@ -171,7 +171,7 @@ def _write_empty(
 
     dtypes = specification.dtypes
     for name, dtype in dtypes.items():
-        # What does not compress is kept as it is, so that only a checksum shows damage.
+        # Blosc stores incompressible data unchanged, so that only the checksum reveals damage.
         codecs = () if name == "finished" else (_CODECS[VARIABLES[name].is_probability],)
         create_array(name, VARIABLES[name], dtype, *codecs)
     for name, variable in CHECKSUM_VARIABLES.items():
@@ -181,14 +181,14 @@ def _write_empty(
 
 
 def _chunks(dims: tuple[str, ...], sizes: Mapping[str, int], chunk_of: str) -> tuple[int, ...]:
-    """Lengths of a chunk that holds instances of one run or of all runs of one model."""
+    """Return the lengths of a chunk of one run, or of all runs of one model."""
     if chunk_of == "model" and "instance" not in dims:
         return tuple(sizes[dim] for dim in dims)
     steps = {"instance": INSTANCES_PER_CHUNK, "label": sizes["label"]}
     if chunk_of == "model" and "finetune_seed" in dims:
         runs = sizes["finetune_seed"] * sizes["epoch"]
         steps |= {dim: sizes[dim] for dim in ("finetune_seed", "epoch")}
-        # As many bytes as a chunk of one run has.
+        # The same number of bytes as a chunk of one run.
         steps["instance"] = max(INSTANCES_PER_CHUNK // runs, 1)
     return tuple(min(steps.get(dim, 1), sizes[dim]) for dim in dims)
 
@@ -196,20 +196,20 @@ def _chunks(dims: tuple[str, ...], sizes: Mapping[str, int], chunk_of: str) -> t
 def _refuse_other_store(
     path: Path, specification: TensorSpecification, configuration: Mapping[str, Any]
 ) -> None:
-    there = open_store(path)
+    existing = open_store(path)
     remedy = "remove it or choose another path"
-    if there.attrs.get("configuration_hash") != configuration_hash(configuration):
+    if existing.attrs.get("configuration_hash") != configuration_hash(configuration):
         raise InputError(f"{path}: already holds another configuration's predictions; {remedy}")
     coordinates = specification.coordinates.coords
     for name in coordinates:
-        if name not in there.coords or not np.array_equal(
-            coordinates[name].values, there.coords[name].values
+        if name not in existing.coords or not np.array_equal(
+            coordinates[name].values, existing.coords[name].values
         ):
-            raise InputError(f"{path}: already there with another {name!r}; {remedy}")
-    stored = {str(name): str(there[name].dtype) for name in there.data_vars}
+            raise InputError(f"{path}: exists already with another {name!r}; {remedy}")
+    stored = {str(name): str(existing[name].dtype) for name in existing.data_vars}
     if stored != specification.dtypes:
         raise InputError(
-            f"{path}: already there with variables {_listed(stored)} instead of"
+            f"{path}: exists already with variables {_listed(stored)} instead of"
             f" {_listed(specification.dtypes)}; {remedy}"
         )
 
@@ -234,7 +234,7 @@ def _building(path: Path, specification: TensorSpecification) -> Iterator[Path]:
             raise InputError(
                 f"{texts}: already holds other instances; remove it or choose another path"
             )
-    # The lock is held, so that a process that died left them.
+    # This process holds the lock, so that only processes that died can have left them.
     for name in (path.name, texts.name):
         remove_leftovers(path.parent, name)
     with (

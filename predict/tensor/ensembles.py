@@ -1,9 +1,9 @@
 """Ensembles over finetuning seeds, from the probabilities as they were given.
 
-A store rounds probabilities, or does not hold them at all. So where the runs of one pretrained
-model are written one after another, possibly by several processes, the probabilities of each run at
-the last epoch are kept in a file beside the store until the ensemble is written: the ensemble is
-the same for every type of storage and however often the writing was interrupted.
+A store rounds probabilities, or does not hold them at all. If the runs of one pretrained model are
+written one after another, possibly by several processes, the probabilities of each run at the last
+epoch are therefore kept in a file beside the store until the ensemble is written. The ensemble is
+then the same for every type of storage, also after interruptions.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from predict.tensor.correctness import correctness
 def ensemble_correctness(
     probabilities: Iterable[NDArray[np.floating]], gold: ArrayLike, labels: Sequence[str]
 ) -> NDArray[np.bool_]:
-    """Find where the class of the highest mean probability is the gold label.
+    """Determine where the class of the highest mean probability is the gold label.
 
     Parameters
     ----------
     probabilities : iterable of ndarray of float, each of shape (instance, label)
-        By finetuning seed, in order; summed in double precision.
+        One array for each finetuning seed, in order. They are summed in double precision.
     gold : array_like, shape (instance,)
         Gold labels, as `correctness` takes them.
     labels : sequence of str
@@ -58,9 +58,9 @@ def keep_probability(
     ----------
     store : Path
     position : sequence of int
-        Of the run, along size, pretraining seed and finetuning seed.
+        Position of the run along size, pretraining seed and finetuning seed.
     probability : ndarray of float, shape (instance, label)
-        As given.
+        The probabilities as given.
     """
     with written_beside(_kept(store, position)) as partial, partial.open("wb") as file:
         # In a zip archive, whose members have checksums.
@@ -68,7 +68,7 @@ def keep_probability(
 
 
 def kept_probability(store: Path, position: Sequence[int], shape: Sequence[int]) -> NDArray:
-    """Read what `keep_probability` kept.
+    """Read the probabilities that `keep_probability` kept.
 
     Raises
     ------
@@ -90,16 +90,16 @@ def kept_probability(store: Path, position: Sequence[int], shape: Sequence[int])
 
 
 def remove_kept(store: Path, model: Sequence[int]) -> None:
-    """Remove what was kept for one model, at a position along size and pretraining seed."""
+    """Remove the kept files of one model, at a position along size and pretraining seed."""
     s, p = model
     for file in store.parent.glob(f"{glob.escape(store.name)}.kept-{s}.{p}.*"):
         file.unlink(missing_ok=True)
 
 
 def remove_written(store: Path, finished: NDArray[np.bool_]) -> None:
-    """Remove what was kept for models whose ensembles are written.
+    """Remove the kept files of models whose ensembles are written.
 
-    A process that is killed after it has marked the last run leaves it behind.
+    They are left if a process is killed after it has marked the last run.
 
     Parameters
     ----------

@@ -29,13 +29,13 @@ from predict.tensor.contract import (
 
 
 def open_store(path: Path | str) -> xr.Dataset:
-    """Open a prediction store, lazily, after checking that it is what it should be.
+    """Open a prediction store lazily, after checking it against the contract and its checksums.
 
     Parameters
     ----------
     path : path
-        The store: written by this project, or by anybody to the same contract. ``probability``
-        and ``ensemble_correct`` may be absent.
+        The store, written by this project or by other software to the same contract.
+        ``probability`` and ``ensemble_correct`` are optional.
 
     Returns
     -------
@@ -50,9 +50,9 @@ def open_store(path: Path | str) -> xr.Dataset:
     Raises
     ------
     InputError
-        If the store is missing, unreadable or not to the contract; names the variable, coordinate
-        or attribute at fault. If the store has checksums and its files do not fit together; names
-        the file or the run.
+        If the store is missing, unreadable or breaks the contract; the message names the variable,
+        coordinate or attribute. If the store has checksums and its files do not match them; the
+        message names the file or the run.
     """
     path = Path(path)
     arrays = open_arrays(path)
@@ -69,13 +69,13 @@ def open_store(path: Path | str) -> xr.Dataset:
 
 
 def open_arrays(path: Path) -> dict[str, zarr.Array]:
-    """Open the arrays of a store that the contract names, and check that they can be read at all.
+    """Open the arrays of a store that the contract names, and check that they are safe to read.
 
     Raises
     ------
     InputError
-        If there is no store, if something in its folder is neither a file nor a folder (reading a
-        pipe would wait for ever), or if metadata cannot be read or claim more than the files hold.
+        If there is no store, if something in its folder is neither a file nor a folder (reading
+        a pipe might never end), or if metadata cannot be read or claim more than the files hold.
     """
     if not path.exists():
         raise InputError(f"{path}: no such prediction store; check the path")
@@ -98,7 +98,7 @@ def open_dataset(path: Path) -> xr.Dataset:
     """Open a store without checks beyond those of `open_arrays`, which come first."""
     known = {*VARIABLES, *COORDINATES}
     with _readable(path), warnings.catch_warnings():
-        # Zarr warns of folders in the store that are none of its arrays.
+        # zarr warns of folders in the store that are not arrays.
         warnings.simplefilter("ignore")
         group = zarr.open_group(path, mode="r", use_consolidated=False)
         others = [name for name in group.array_keys() if name not in known]
@@ -115,12 +115,12 @@ def open_dataset(path: Path) -> xr.Dataset:
 
 @contextmanager
 def _readable(path: Path) -> Iterator[None]:
-    """Report whatever a damaged store runs into as one line."""
+    """Report any error of reading a damaged store in one line."""
     try:
         yield
     except InputError:
         raise
-    # Damage raises in as many ways as there are codecs and fields of metadata.
+    # Every codec and every field of the metadata raises errors of its own types.
     except Exception as error:
         raise InputError(
             f"{path}: cannot be read as a prediction store ({one_line(error)}); restore it, write"
@@ -148,7 +148,7 @@ def _require_regular_files(path: Path) -> None:
 
 
 def _require_size(path: Path, name: str, array: zarr.Array) -> None:
-    """Refuse an array whose metadata claim what would take hours or all memory to read."""
+    """Refuse an array whose size, by its metadata, would take hours or all memory to read."""
     metadata = array.metadata
     lengths = metadata.chunk_grid.chunk_shape
     if any(length < 1 for length in lengths):
@@ -161,7 +161,7 @@ def _require_size(path: Path, name: str, array: zarr.Array) -> None:
             " restore it or split it"
         )
     if coordinate is not None and coordinate.holds == "text" and array.ndim == 1:
-        # Zarr gives an empty text for every chunk that is missing, and a coordinate has none.
+        # zarr returns empty text for missing chunks, and a coordinate has no empty text.
         for number in range(-(-array.shape[0] // lengths[0])):
             file = path / name / metadata.encode_chunk_key((number,))
             if not file.is_file():
@@ -172,14 +172,14 @@ def _require_size(path: Path, name: str, array: zarr.Array) -> None:
 
 
 def _require_consolidated(path: Path, arrays: dict[str, zarr.Array]) -> None:
-    """Refuse a store whose gathered metadata, which some readers use, are not its arrays' own."""
+    """Refuse a store whose consolidated metadata, used by some readers, differ from its arrays'."""
     file = path / "zarr.json"
     if not file.is_file():
         return
-    gathered = json.loads(file.read_bytes()).get("consolidated_metadata")
-    for name in arrays if gathered else ():
+    consolidated = json.loads(file.read_bytes()).get("consolidated_metadata")
+    for name in arrays if consolidated else ():
         own = json.loads((path / name / "zarr.json").read_bytes())
-        if gathered["metadata"].get(name) != own:
+        if consolidated["metadata"].get(name) != own:
             raise InputError(
                 f"{path}: the consolidated metadata of {name!r} differ from its own; restore them,"
                 " or consolidate the metadata again"

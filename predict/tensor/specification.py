@@ -1,4 +1,4 @@
-"""What a prediction tensor is to hold."""
+"""The specification of a prediction tensor."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ MAX_INTEGER = 2**63 - 1
 
 @dataclass(frozen=True, eq=False)
 class TensorSpecification:
-    """What a prediction tensor is to hold: its coordinates, instances and variables.
+    """The specification of a prediction tensor: its coordinates, instances and variables.
 
     Attributes
     ----------
@@ -50,13 +50,14 @@ class TensorSpecification:
     probability_dtype : {"float16", "float32", None}
         Type in which probabilities are stored; None for a store without them.
     optional_variables : sequence of str
-        Which of the variables that the contract does not require the store has; those that hold
-        probabilities only where there is a type for them.
+        Variables of the store that the contract does not require. Those of probabilities are left
+        out if `probability_dtype` is None.
 
     Raises
     ------
     InputError
-        If something is not as described; names the coordinate, column or instance.
+        If a field does not fit its description; the message names the coordinate, column or
+        instance.
     """
 
     task: str
@@ -126,7 +127,7 @@ class TensorSpecification:
         Raises
         ------
         InputError
-            If a column cannot be stored; names it.
+            If a column cannot be stored; the message names it.
         """
         split = pd.Series(instance_split(self.instances), index=self.instances.index, dtype=object)
         frame = self.instances.assign(split=split)
@@ -136,7 +137,7 @@ class TensorSpecification:
             try:
                 columns[str(name)] = pa.Array.from_pandas(frame[name], type=kind)
                 _require_storable(columns[str(name)].type)
-            # Arrow raises whatever its conversion runs into, and mixed types are the usual reason.
+            # Arrow raises errors of many types; the usual reason is a column of mixed types.
             except Exception as error:
                 raise InputError(
                     f"column {str(name)!r} of the instances cannot be stored ({one_line(error)});"
@@ -146,7 +147,7 @@ class TensorSpecification:
 
 
 def _require_storable(kind: pa.DataType) -> None:
-    """Refuse what Parquet has no form for: an object without fields."""
+    """Refuse a type that Parquet cannot store: an object without fields."""
     if pa.types.is_struct(kind) and not kind.num_fields:
         raise ValueError("an object without fields")
     for position in range(kind.num_fields):
@@ -154,7 +155,7 @@ def _require_storable(kind: pa.DataType) -> None:
 
 
 def _text(name: str, values: Iterable[object]) -> np.ndarray:
-    """Convert to NumPy's strings of any length; without this check numbers would be spelled out."""
+    """Convert to NumPy's strings of any length, and refuse values that are not text."""
     values = list(values)
     for position, value in enumerate(values):
         if not isinstance(value, str):
@@ -162,7 +163,7 @@ def _text(name: str, values: Iterable[object]) -> np.ndarray:
     try:
         return np.array(values, np.dtypes.StringDType())
     except UnicodeEncodeError as error:
-        raise InputError(f"{name!r} has a value that is no Unicode text ({error})") from error
+        raise InputError(f"{name!r} has a value that is not Unicode text ({error})") from error
 
 
 def _integers(name: str, values: Iterable[int]) -> np.ndarray:

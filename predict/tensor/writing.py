@@ -1,7 +1,7 @@
 """Write predictions into a store, and mark their runs finished.
 
-A run is one classifier at one checkpoint: (size, pretraining seed, finetuning seed, epoch). It
-counts once it is marked finished, and the mark comes last.
+A run is one classifier at one checkpoint: (size, pretraining seed, finetuning seed, epoch). It is
+marked finished after everything else is written; only finished runs are used.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def check_run(
     epoch: float,
     probability: NDArray[np.floating],
 ) -> CheckedRun:
-    """Check the predictions of one run, and find which are correct.
+    """Check the predictions of one run, and determine which are correct.
 
     Parameters
     ----------
@@ -88,14 +88,14 @@ def check_run(
     size, pretrain_seed, finetune_seed, epoch
         The run.
     probability : ndarray of float, shape (instance, label)
-        Class probabilities, 0 to 1. Correctness is decided at the precision given, before the
-        probabilities are rounded to the precision stored.
+        Class probabilities, 0 to 1. Correctness is determined at the given precision, before the
+        probabilities are rounded to the stored precision.
 
     Raises
     ------
     InputError
         If the store has no such run, or if the array has another shape, a NaN, a value outside
-        0 to 1 or a row that does not sum to 1, each to 1e-3; the message names the run.
+        0 to 1 or a row that does not sum to 1, with a tolerance of 1e-3; the message names the run.
     """
     store = _open_for_writing(Path(path))
     position = store.position(size, pretrain_seed, finetune_seed, epoch)
@@ -134,8 +134,8 @@ def write_run(
 ) -> NDArray[np.bool_]:
     """Write the predictions of one run, without marking the run finished.
 
-    Other processes may write other runs at the same time. A run that is marked finished is left
-    as it is. The parameters and errors are those of `check_run`.
+    Other processes may write other runs at the same time. A run that is marked finished is not
+    changed. Parameters and errors are those of `check_run`.
 
     Returns
     -------
@@ -167,9 +167,9 @@ def finish_runs(
 ) -> None:
     """Mark written runs of one pretrained model as finished.
 
-    When these are the last finetuning seeds that the model's last epoch waited for, the ensemble
-    over finetuning seeds is written before any mark: a model whose runs are all finished at the
-    last epoch has a valid ensemble, whenever a process is killed.
+    If all finetuning seeds of the model are then finished at the last epoch, the ensemble over
+    finetuning seeds is written before any mark. A model whose runs are all finished at the last
+    epoch therefore has a valid ensemble, also if a process is killed.
 
     Parameters
     ----------
@@ -184,7 +184,7 @@ def finish_runs(
     ------
     InputError
         If the store has no such run, or the probabilities of a run that the ensemble needs are
-        gone.
+        missing.
     """
     store = _open_for_writing(Path(path))
     positions = [store.position(size, pretrain_seed, seed, epoch) for seed, epoch in runs]
@@ -192,8 +192,8 @@ def finish_runs(
         return
     s, p = positions[0][:2]
     finished = store.arrays["finished"]
-    # Two processes that each finish a different half of the seeds must not both conclude that
-    # the other half is missing.
+    # If two processes each finish half of the seeds, one of them has to see both halves and write
+    # the ensemble.
     with locked(store.path / "finished" / f"{s}.{p}"):
         before = np.asarray(finished[s, p])
         after = before.copy()
@@ -218,15 +218,15 @@ def finish_runs(
 
 
 def write_models(path: Path | str, runs: Sequence[CheckedRun]) -> None:
-    """Write all runs of pretrained models of one size at once, in a store that nobody else writes.
+    """Write all runs of models of one size at once, in a store that no other process writes.
 
     Parameters
     ----------
     path : path
         The store, from `new_store`.
     runs : sequence of CheckedRun
-        All runs of one or several models whose pretraining seeds are neighbours in the store. The
-        ensemble is written of each model that has all finetuning seeds at the last epoch.
+        All runs of one model, or of several with consecutive pretraining seeds in the store. The
+        ensemble is written for each model that has all finetuning seeds at the last epoch.
     """
     store = _open_for_writing(Path(path))
     s = runs[0].position.size
@@ -234,7 +234,7 @@ def write_models(path: Path | str, runs: Sequence[CheckedRun]) -> None:
     last = max(run.position.pretrain_seed for run in runs)
     seeds, finetune_seeds = slice(first, last + 1), len(store.finetune_seeds)
     shape = (len(store.gold), last - first + 1, finetune_seeds, len(store.epochs))
-    # Filled run by run in contiguous memory, and turned around when it is written.
+    # Filled run by run in contiguous memory, and transposed when it is written.
     values = {"correct": np.zeros((*shape[1:], shape[0]), np.bool_)}
     if "probability" in store.arrays:
         dtype = store.arrays["probability"].dtype
@@ -251,8 +251,8 @@ def write_models(path: Path | str, runs: Sequence[CheckedRun]) -> None:
     given: dict[int, dict[int, NDArray[np.floating]]] = {}
     for run in runs:
         if run.given is not None:
-            of_model = given.setdefault(run.position.pretrain_seed - first, {})
-            of_model[run.position.finetune_seed] = run.given
+            model_runs = given.setdefault(run.position.pretrain_seed - first, {})
+            model_runs[run.position.finetune_seed] = run.given
     ensembles = np.zeros(shape[:2], np.bool_)
     for model, probabilities in given.items():
         if len(probabilities) == finetune_seeds:
@@ -263,7 +263,7 @@ def write_models(path: Path | str, runs: Sequence[CheckedRun]) -> None:
 
 
 def write_size(path: Path | str, *, size: str, variable: str, values: NDArray[Any]) -> None:
-    """Write one variable of all runs of one size, in a store that nobody else writes.
+    """Write one variable of all runs of one size, in a store that no other process writes.
 
     Parameters
     ----------
@@ -272,7 +272,7 @@ def write_size(path: Path | str, *, size: str, variable: str, values: NDArray[An
     size : str
         The size.
     variable : str
-        The variable; not ``finished``, for which there is `finish_store`.
+        The variable; not ``finished``, which `finish_store` writes.
     values : ndarray
         Its values without the dimension ``size``.
     """
@@ -286,15 +286,15 @@ def write_size(path: Path | str, *, size: str, variable: str, values: NDArray[An
 
 
 def finish_store(path: Path | str, runs: Collection[Position] | None = None) -> None:
-    """Mark the runs of a store that nobody else writes as finished, all at once.
+    """Mark the runs of a store that no other process writes as finished, all at once.
 
     Parameters
     ----------
     path : path
         The store.
     runs : collection of Position, optional
-        The runs that were written, with the ensembles of the models whose runs are all there at
-        the last epoch; otherwise all runs of the store were.
+        The runs that were written; by default all runs of the store. The ensembles of models
+        with all runs at the last epoch are written, too.
     """
     store = _open_for_writing(Path(path))
     finished = np.full(store.arrays["finished"].shape, runs is None)
@@ -402,7 +402,7 @@ class _Store:
         return Position(*(known.index(value) for _, value, known in wanted))
 
     def checksums(self) -> ChunkChecksums:
-        """Checksums of what is in the store now."""
+        """Compute checksums of the current content of the store."""
         names = (self.sizes, self.pretrain_seeds, self.finetune_seeds, self.epochs)
         return ChunkChecksums(self.path, self.arrays, dict(zip(RUN, names, strict=True)))
 
@@ -419,8 +419,8 @@ def _open_for_writing(path: Path) -> _Store:
 _opening = threading.Lock()
 
 
-# Reading the gold labels of a large store takes longer than writing a run to it. The inode and
-# time of its metadata tell apart the stores that succeed each other at a path.
+# Reading the gold labels of a large store takes longer than writing a run to it. The inode and time
+# of its metadata distinguish stores that were written to the same path one after another.
 @functools.lru_cache(maxsize=4)
 def _cached_store(path: Path, inode: int, mtime_ns: int) -> _Store:
     open_arrays(path)
@@ -436,7 +436,7 @@ def _cached_store(path: Path, inode: int, mtime_ns: int) -> _Store:
     except ValueError as error:
         raise InputError(f"{path}: {error}; correct the gold label") from error
     group = zarr.open_group(path, mode="r+")
-    # A chunk is written even if all predictions in it are wrong: a missing file is a lost one.
+    # A chunk is written even if all its predictions are wrong, so that a missing file is an error.
     arrays = {
         name: group[name].with_config({"write_empty_chunks": True})
         for name in (*VARIABLES, *CHECKSUM_VARIABLES)

@@ -1,4 +1,4 @@
-"""Masked tokens: which positions are predicted, and what the encoder sees there.
+"""Masked tokens: the positions that the encoder predicts, and the tokens that it gets there.
 
 Source: Devlin et al. (2019), Section 3.1 and Appendix A.1.
 """
@@ -15,16 +15,16 @@ from pretrain.engine.seeding import Draws
 
 @dataclass(frozen=True)
 class Masked:
-    """A batch of which some tokens are masked.
+    """A batch with masked tokens.
 
     Attributes
     ----------
     token_ids : int32 array [row, position]
-        What the encoder sees.
+        The encoder's input.
     mask_positions : int32 array [row, prediction]
         Predicted positions in increasing order; 0 where there is no prediction.
     mask_ids : int32 array [row, prediction]
-        The original tokens there; 0 where there is no prediction.
+        The original tokens at these positions; 0 where there is no prediction.
     mask_weights : float32 array [row, prediction]
         1 for a prediction, 0 for none.
     """
@@ -46,10 +46,10 @@ def mask_tokens(
     max_masked: int,
     rng: Draws,
 ) -> Masked:
-    """Choose positions to predict, and replace 80% by [MASK], 10% by a random token.
+    """Choose positions to predict; replace 80% of their tokens by [MASK], 10% by random ones.
 
-    A row of n tokens has `round(masked_share n)` predictions, at least 1 and at most
-    `max_masked` (and no more than it has maskable positions).
+    The other 10% keep their token. A row of n tokens has `round(masked_share n)` predictions, at
+    least 1 and at most `max_masked`, and at most as many as it has maskable positions.
 
     Parameters
     ----------
@@ -66,7 +66,7 @@ def mask_tokens(
     masked_share : float
         Share of tokens to predict, 0.15 in BERT.
     max_masked : int
-        Most predictions in a row, 20 in BERT at length 128.
+        Largest number of predictions in a row, 20 in BERT at length 128.
     rng : Draws
         Source of the random numbers.
 
@@ -77,25 +77,26 @@ def mask_tokens(
     rows = np.arange(len(token_ids))[:, None]
     count = np.clip(np.rint(masked_share * lengths).astype(np.int64), 1, max_masked)
     count = np.minimum(count, maskable.sum(axis=1))
-    # A uniform key for each position: the smallest `count` of the maskable ones are a
-    # uniformly drawn subset.
+    # Each position gets a uniform key: the maskable positions with the `count` smallest keys are
+    # a uniformly drawn subset.
     keys = np.where(maskable, rng.random(token_ids.shape), 2.0)
     width = min(max_masked, token_ids.shape[1])
     order = np.argpartition(keys, width - 1, axis=1)[:, :width]
     order = order[rows, np.argsort(keys[rows, order], axis=1)]
     chosen = np.arange(width) < count[:, None]
-    # Unused places sort last, so that the predictions stand first and in order.
+    # Unused entries are sorted last, so that the predictions come first, in increasing order.
     positions = np.sort(np.where(chosen, order, token_ids.shape[1]), axis=1)
     positions = np.where(chosen, positions, 0)
     originals = np.where(chosen, token_ids[rows, positions], 0)
 
-    fate = rng.random(positions.shape)
+    uniform = rng.random(positions.shape)
     random_ids = ordinary_ids[rng.integers(len(ordinary_ids), size=positions.shape)]
-    shown = np.where(fate < 0.8, mask_id, np.where(fate < 0.9, random_ids, originals))
-    seen = token_ids.copy()
-    np.put_along_axis(seen, positions, np.where(chosen, shown, seen[rows, positions]), axis=1)
+    replacement = np.where(uniform < 0.8, mask_id, np.where(uniform < 0.9, random_ids, originals))
+    masked = token_ids.copy()
+    replacement = np.where(chosen, replacement, masked[rows, positions])
+    np.put_along_axis(masked, positions, replacement, axis=1)
     return Masked(
-        token_ids=seen.astype(np.int32),
+        token_ids=masked.astype(np.int32),
         mask_positions=positions.astype(np.int32),
         mask_ids=originals.astype(np.int32),
         mask_weights=chosen.astype(np.float32),

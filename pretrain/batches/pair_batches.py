@@ -1,4 +1,4 @@
-"""The batches that pretraining trains on."""
+"""The batches of pretraining."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class PairBatches:
     Parameters
     ----------
     experiment : Experiment
-        Its `pretraining` determines the shape of a batch and the masking.
+        The whole experiment; `pretraining` determines the shape of a batch and the masking.
     corpus : Corpus
         The tokenized corpus.
     vocabulary : list of str

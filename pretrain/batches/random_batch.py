@@ -1,4 +1,4 @@
-"""Batches of random entries: they take as long as those of a corpus, and need none."""
+"""Batches of random tokens, for timing: they need no corpus and take as long as real ones."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from configs.schema import Experiment
 def random_batch(
     experiment: Experiment, rows: int, vocabulary: int, rng: np.random.Generator
 ) -> dict[str, Any]:
-    """Draw a batch of random entries in the experiment's shape, to time a step with.
+    """Draw a batch of random tokens in the experiment's shape, to time a step.
 
     Parameters
     ----------
     experiment : Experiment
-        Its `pretraining` gives the sequence length and the number of masked tokens.
+        The whole experiment; `pretraining` has the sequence length and the masked tokens.
     rows, vocabulary : int
         Sequences, and entries of the vocabulary.
     rng : numpy.random.Generator
-        Where the draws come from.
+        Source of the random numbers.
 
     Returns
     -------
     dict of str to array
-        As `PairBatches` makes them, without padding: half of each sequence in either segment,
-        and as many masked tokens as `masked_share` gives.
+        As in `PairBatches`, but without padding: each segment is half of the sequence, and
+        `masked_share` determines the number of masked tokens.
     """
     settings = experiment.recipe
     length = settings.sequence_length

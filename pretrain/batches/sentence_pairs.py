@@ -56,16 +56,16 @@ def draw_pairs(
 ) -> Pairs:
     """Draw sentence pairs, with no loop over rows.
 
-    Each pair starts at a sentence drawn uniformly from those that another one follows in
-    their document. Of the sentences from there that fit the target length, a random number
-    make A, and the others B, unless B comes from another document. A pair that is too long for
-    the row loses tokens of its longer side, one by one, from the front or the back with equal
+    Each pair starts at a sentence drawn uniformly from all sentences but the last of each
+    document. The sentences from there on, up to the target length, are cut at a random
+    sentence into A and B, unless B comes from another document. A pair that is too long for the
+    row loses tokens of its longer segment one by one, from the front or the back with equal
     probability.
 
     Parameters
     ----------
     corpus : Corpus
-        Tokens, and where sentences and documents begin.
+        Tokens, and the positions at which sentences and documents begin.
     rows : int
         Pairs to draw.
     sequence_length : int
@@ -79,7 +79,7 @@ def draw_pairs(
     rng : Draws
         Source of the random numbers.
     starts : int64 array [row], optional
-        Sentences to start at, each with a successor in its document; drawn where not given.
+        Sentences to start at, each with a successor in its document; drawn by default.
 
     Returns
     -------
@@ -147,9 +147,9 @@ def _first_filled(
     target: NDArray[np.int64],
     limit: NDArray[np.int64],
 ) -> NDArray[np.int64]:
-    """Find the end of the sentences from `start` that hold `target` tokens, at most `limit`.
+    """Find where the sentences from `start` on have at least `target` tokens, `limit` at most.
 
-    All arrays are int64 [row], but `sentences` [sentence + 1].
+    All arrays are int64 [row], except `sentences` [sentence + 1].
     """
     end = np.searchsorted(sentences, sentences[start] + target, side="left")
     return np.clip(end, start + 1, limit)
@@ -158,9 +158,9 @@ def _first_filled(
 def _cut_longer(
     a: NDArray[np.int64], b: NDArray[np.int64], total: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Shorten lengths to `total` token by token, at the longer side (B if they are equal)."""
+    """Shorten lengths to `total` token by token, always the longer one (B if they are equal)."""
     excess = np.maximum(a + b - total, 0)
-    # First the longer side comes down to the other; the rest is shared evenly.
+    # First the longer segment is cut to the length of the other; the rest is shared evenly.
     levelled = np.minimum(excess, np.abs(a - b))
     a_cut = np.where(a > b, levelled, 0)
     b_cut = np.where(a > b, 0, levelled)

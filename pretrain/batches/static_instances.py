@@ -1,14 +1,14 @@
-"""Static pretraining instances: a fixed set, made by rule and visited again and again.
+"""Static pretraining instances: a fixed set that is computed by rule and visited in every epoch.
 
 BERT's original pipeline (Devlin et al., 2019, released code) goes over the corpus
 `dupe_factor` times, each time with new pairs and masks, and writes the instances to files,
 which are shuffled and then read by every run. Here an instance is a function of the corpus
-and of its number, so that none is stored. As in the original, all sizes and seeds share the
-set, and each run visits it in its own order.
+and of its number, and is not stored. As in the original, all sizes and seeds share the set,
+and each run visits it in its own order.
 
-In each duplicate there is an instance for every `sequence_length - 3` tokens of the corpus,
-about as many as consecutive pairs of that length would fill. It starts at the first sentence
-that begins in its stretch of so many tokens. The stretches begin elsewhere in every duplicate.
+Each duplicate has one instance for every stretch of `sequence_length - 3` tokens of the corpus,
+about as many as there would be consecutive pairs of that length. An instance starts at the first
+sentence that begins in its stretch. The stretches are shifted differently in every duplicate.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pretrain.text.corpus import Corpus
 
 # All runs see the same instances.
 _SEED = derive_seed("pretrain", "static instances")
-# Numbers that a pair draws besides those of its masks; see `draw_pairs`.
+# Random numbers of a pair without those of its masks; see `draw_pairs`.
 _DRAWS_OF_A_PAIR = 8
 
 
@@ -58,8 +58,8 @@ class StaticInstances:
     def visited(self, seed: int, step: int, rows: int) -> NDArray[np.int64]:
         """List the instances, by number, that a run visits at a step.
 
-        Each epoch visits every instance once, in an order of its own. A batch may reach from the
-        end of an epoch into the next one.
+        Each epoch visits every instance once, in its own order. A batch may contain the end of one
+        epoch and the beginning of the next.
 
         Parameters
         ----------
@@ -76,8 +76,9 @@ class StaticInstances:
         epochs = visits // self.count
         numbers = np.empty(rows, dtype=np.int64)
         for epoch in np.unique(epochs):
-            here = epochs == epoch
-            numbers[here] = permuted(seed, int(epoch), visits[here] % self.count, self.count)
+            in_epoch = epochs == epoch
+            positions = visits[in_epoch] % self.count
+            numbers[in_epoch] = permuted(seed, int(epoch), positions, self.count)
         return numbers
 
     def starts(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -101,5 +102,5 @@ class StaticInstances:
 
     def draws(self, numbers: NDArray[np.int64]) -> RowDraws:
         """Return the random numbers that determine the pairs and masks of instances [row]."""
-        # Key 0 is that of the offsets.
+        # Key 0 is used for the offsets.
         return RowDraws(_SEED, numbers + 1, self._draws)

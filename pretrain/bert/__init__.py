@@ -1,1 +1,1 @@
-"""The BERT architecture: encoder, cost, and the weights of other layouts."""
+"""The BERT architecture: encoder, cost, import and export of checkpoints."""

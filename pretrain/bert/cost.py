@@ -1,4 +1,4 @@
-"""What BERT costs: parameters and floating-point operations, counted from its shape."""
+"""The cost of BERT: parameters and floating-point operations, computed from its shape."""
 
 from __future__ import annotations
 
@@ -82,8 +82,8 @@ def pretraining_operations(
     Returns
     -------
     float
-        Three times those of the forward pass: the backward pass takes a product for the
-        gradient of either factor. Those of the optimizer are not counted.
+        Three times those of the forward pass, because the backward pass computes a product for
+        the gradient of each factor. Those of the optimizer are not counted.
     """
     head = 2.0 * rows * predictions * (size.hidden * size.hidden + size.hidden * vocabulary)
     return 3.0 * (encoder_operations(size, rows=rows, length=length) + head)

@@ -44,11 +44,11 @@ def build_backbone(
     vocabulary, positions : int
         Entries of the vocabulary, and the longest sequence.
     dropout : float
-        Dropout rate everywhere in the encoder.
+        Dropout rate of all dropout layers of the encoder.
     gelu : str
         Activation: `tanh`, BERT's own approximation, or `erf`, the exact function.
     precision : str
-        Of activations and matrix products; the variables are float32 in any case.
+        Type of activations and matrix products; variables are always float32.
     """
     backbone = keras_hub.models.BertBackbone(
         vocabulary_size=vocabulary,
@@ -62,7 +62,7 @@ def build_backbone(
         name="encoder",
     )
     if gelu != "tanh":
-        # The backbone has no option for it.
+        # The backbone has no option for its activation.
         for layer in backbone.transformer_layers:
             layer._feedforward_intermediate_dense.activation = _GELU[gelu]
     return backbone
@@ -114,7 +114,7 @@ def build_pretraining_model(
 
 
 def pretraining_totals(batch: Mapping[str, Any]) -> dict[str, Any]:
-    """Count a batch's masked tokens and rows, by which the sums over it are divided."""
+    """Count a batch's masked tokens and rows, by which its sums are divided."""
     return {
         "masked": ops.sum(batch["mask_weights"]),
         "rows": ops.cast(ops.shape(batch["is_random"])[0], "float32"),
@@ -126,7 +126,7 @@ def pretraining_loss(
     batch: Mapping[str, Any],
     totals: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Compute the loss and metrics of a batch, or what a part of a batch adds to them.
+    """Compute the loss and metrics of a batch, or what a part of a batch contributes to them.
 
     The loss is the mean cross-entropy over masked tokens plus that over next-sentence
     labels (Devlin et al., 2019, Appendix A.2).
@@ -134,9 +134,9 @@ def pretraining_loss(
     Parameters
     ----------
     outputs, batch : mapping of str to array
-        Outputs of the model and inputs, of the whole batch or of some of its rows.
+        The model's outputs and inputs, for the whole batch or some of its rows.
     totals : mapping of str to scalar, optional
-        `pretraining_totals` of the whole batch, where only some of its rows are given.
+        `pretraining_totals` of the whole batch; needed if only some of its rows are given.
 
     Returns
     -------

@@ -26,7 +26,7 @@ from pretrain.bert.names import (
 )
 from pretrain.text.wordpiece import SPECIAL_TOKENS, add_pair_template, build_tokenizer
 
-# The names in `transformers` of the tanh approximation and of the function itself.
+# The names in `transformers` of the tanh approximation and of the exact function.
 _ACTIVATION = {"tanh": "gelu_new", "erf": "gelu"}
 
 
@@ -47,9 +47,9 @@ def export_checkpoint(
     Parameters
     ----------
     folder : Path
-        Where to write; nothing may be there but an empty folder.
+        The folder to write; it must not exist or be empty.
     weights : mapping of str to array
-        Weights by their paths, as pretraining or finetuning keeps them.
+        Weights by their paths, as pretraining or finetuning saves them.
     size : Size
         The architecture.
     vocabulary : sequence of str
@@ -61,10 +61,10 @@ def export_checkpoint(
     gelu : str
         The encoder's activation.
     dropout : float
-        Rate for whoever trains the exported weights further.
+        Dropout rate to record, for training the exported weights further.
     labels : sequence of str, optional
-        Labels of a classifier, in order. Without them the weights are an encoder's, with
-        whatever heads they hold.
+        Labels of a classifier, in order. Without them the weights are those of an encoder and of
+        the pretraining heads that it has.
 
     Returns
     -------
@@ -74,7 +74,7 @@ def export_checkpoint(
     Raises
     ------
     InputError
-        If something is at `folder`, or the weights are of another architecture.
+        If `folder` exists and is not empty, or the weights are of another architecture.
     """
     architecture, table = _architecture(weights, size, vocabulary, positions, labels)
     arrays = {}

@@ -1,4 +1,4 @@
-"""Checkpoints that others pretrained, as this project's weights.
+"""Import of checkpoints that others pretrained.
 
 Google's layout is a folder with `bert_config.json`, `vocab.txt` and a TensorFlow-1 checkpoint
 (`bert_model.ckpt.index` and so on). Hugging Face's is a folder with `config.json`, `vocab.txt`
@@ -45,11 +45,11 @@ class Imported:
     Attributes
     ----------
     weights : dict of str to float32 array
-        As pretraining keeps them: encoder, pooler, and the heads that the checkpoint has.
+        As pretraining saves them: encoder, pooler, and the heads that the checkpoint has.
     vocabulary : list of str
         Entries by id.
     source : dict
-        Where it is from: `checkpoint`, the hub's commit `revision`, the name of the file of its
+        Its origin: `checkpoint`, the hub's commit `revision`, the name of the file of its
         `weights` and that file's `sha256`.
     """
 
@@ -87,8 +87,8 @@ def read_checkpoint(checkpoint: str, size: Size, settings: Checkpoints) -> Impor
     Raises
     ------
     InputError
-        If it cannot be had, is damaged, is not BERT, is of another architecture, differs from
-        `settings`, or lacks its pooler.
+        If it cannot be found or downloaded, is damaged, is not BERT, is of another architecture,
+        differs from `settings`, or lacks its pooler.
     """
     folder, revision = find_checkpoint(checkpoint, settings.revision)
     stored = _open(folder)
@@ -116,30 +116,30 @@ def read_checkpoint(checkpoint: str, size: Size, settings: Checkpoints) -> Impor
 
 
 def find_checkpoint(checkpoint: str, revision: str | None) -> tuple[Path, str | None]:
-    """Find a checkpoint's folder: a local one, or the copy in the hub's cache, once downloaded.
+    """Find a checkpoint's folder: a local one, or the download in the cache of the hub's client.
 
     Returns
     -------
     (Path, str or None)
-        The folder, and the hub's commit where it is from the hub.
+        The folder, and the hub's commit if it is from the hub.
 
     Raises
     ------
     InputError
-        If there is no such folder, and the hub does not give it.
+        If there is no such folder, and the hub cannot provide it.
     """
     folder = Path(checkpoint)
     if folder.is_dir():
         if revision is not None:
             raise InputError(
                 f"pretraining.revision: {checkpoint} is a folder here, and has no revisions; "
-                "leave it out"
+                "remove it"
             )
         return folder, None
     if not _HUB_NAME.fullmatch(checkpoint):
         raise InputError(
-            f"{checkpoint}: no such folder, and no name of a model on the Hugging Face hub; "
-            "give either"
+            f"{checkpoint}: is neither a folder nor the name of a model on the Hugging Face hub; "
+            "give one of them"
         )
     from huggingface_hub import snapshot_download
 
@@ -147,7 +147,7 @@ def find_checkpoint(checkpoint: str, revision: str | None) -> tuple[Path, str | 
         fetched = Path(
             snapshot_download(checkpoint, revision=revision, allow_patterns=[*_SMALL, *_SAFE])
         )
-        # Only if there is nothing else: the hub often has the same weights in several files.
+        # Only if there is no other file: the hub often has the same weights in several files.
         if _weights_file(fetched) is None:
             snapshot_download(checkpoint, revision=revision, allow_patterns=[_PICKLE])
     except InputError:
@@ -156,7 +156,7 @@ def find_checkpoint(checkpoint: str, revision: str | None) -> tuple[Path, str | 
         # The hub's client raises its own errors and those of the libraries under it.
         reason = str(error).strip().splitlines()[0] if str(error).strip() else ""
         raise InputError(
-            f"{checkpoint}: is no folder here, and the Hugging Face hub did not give it "
+            f"{checkpoint}: is not a folder, and cannot be downloaded from the Hugging Face hub "
             f"({type(error).__name__}: {reason}); check the name and the network, or download "
             "it and give the folder"
         ) from error
@@ -170,8 +170,8 @@ def _weights_file(folder: Path) -> Path | None:
     indices = sorted(folder.glob("*.ckpt*.index"))
     if len(indices) > 1:
         raise InputError(
-            f"{folder}: holds {len(indices)} TensorFlow checkpoints ({indices[0].name} first); "
-            "leave one"
+            f"{folder}: has {len(indices)} TensorFlow checkpoints ({indices[0].name} first); keep "
+            "only one"
         )
     if indices:
         return indices[0]
@@ -182,7 +182,7 @@ def _open(folder: Path) -> _Stored:
     file = _weights_file(folder)
     if file is None:
         raise InputError(
-            f"{folder}: holds no model.safetensors, pytorch_model.bin or TensorFlow checkpoint "
+            f"{folder}: has no model.safetensors, pytorch_model.bin or TensorFlow checkpoint "
             "(bert_model.ckpt.index); give the folder of a BERT checkpoint"
         )
     try:
@@ -192,7 +192,7 @@ def _open(folder: Path) -> _Stored:
     except InputError:
         raise
     except Exception as error:
-        # The three libraries raise errors of their own for a damaged file.
+        # For a damaged file, each of the three libraries raises errors of its own types.
         raise _damaged(file, error) from error
     arrays = {_hugging_face_name(name): array for name, array in arrays.items()}
     return _Stored(file, False, arrays.keys(), arrays.__getitem__)
@@ -211,7 +211,7 @@ def _open_google(index: Path) -> _Stored:
 
 
 def _read_safetensors(file: Path) -> Arrays:
-    # Teaches NumPy the type bfloat16; comes with TensorFlow.
+    # Registers the type bfloat16 with NumPy; installed with TensorFlow.
     import ml_dtypes  # noqa: F401
     from safetensors.numpy import load_file
 
@@ -226,7 +226,7 @@ def _read_pickle(file: Path) -> Arrays:
             f"{file}: is read by PyTorch, which is not installed; install torch, or give a "
             "checkpoint with model.safetensors or in Google's layout"
         ) from error
-    # Unpickles tensors and nothing else.
+    # `weights_only`: unpickles only tensors.
     state = torch.load(file, map_location="cpu", weights_only=True)
     return {
         name: tensor.float().numpy() for name, tensor in state.items() if tensor.is_floating_point()
@@ -234,18 +234,18 @@ def _read_pickle(file: Path) -> Arrays:
 
 
 def _hugging_face_name(name: str) -> str:
-    """Turn names of early versions, or of an encoder saved without heads, into today's."""
+    """Translate names of early versions, or of encoders without heads, into current names."""
     name = re.sub(r"LayerNorm\.gamma$", "LayerNorm.weight", name)
     name = re.sub(r"LayerNorm\.beta$", "LayerNorm.bias", name)
     return re.sub(r"^(embeddings|encoder|pooler)\.", r"bert.\1.", name)
 
 
 def _array(stored: _Stored, weight: Weight) -> NDArray[np.float32]:
-    """Read one weight, checked."""
+    """Read and check one weight."""
     name, shape = weight.name(google=stored.google), weight.stored_shape(google=stored.google)
     if name not in stored.names:
         raise InputError(
-            f"{stored.file}: lacks {name}; give a checkpoint with its encoder and pooler whole"
+            f"{stored.file}: lacks {name}; give a checkpoint with a complete encoder and pooler"
         )
     try:
         array = stored.read(name)
@@ -272,17 +272,17 @@ def _check_tied(stored: _Stored, embedding: NDArray[np.float32]) -> None:
 
 
 def _vocabulary(folder: Path) -> list[str]:
-    """Read `vocab.txt`, or `tokenizer.json`, which newer `transformers` write in its place."""
+    """Read `vocab.txt`, or `tokenizer.json`, which newer `transformers` write instead."""
     if (folder / "vocab.txt").is_file():
         return read_vocabulary(folder / "vocab.txt")
     file = folder / "tokenizer.json"
     if not file.is_file():
-        raise InputError(f"{folder}: has no vocab.txt; put the checkpoint's own there")
+        raise InputError(f"{folder}: has no vocab.txt; add the checkpoint's own")
     model = read_json_object(file, _AGAIN).get("model")
     entries: Any = model.get("vocab") if isinstance(model, dict) else None
     ids: list[Any] = list(entries.values()) if isinstance(entries, dict) else [None]
     if any(type(i) is not int for i in ids) or sorted(ids) != list(range(len(ids))):
-        raise InputError(f"{file}: holds no WordPiece vocabulary; add the checkpoint's vocab.txt")
+        raise InputError(f"{file}: has no WordPiece vocabulary; add the checkpoint's vocab.txt")
     vocabulary = sorted(entries, key=lambda entry: entries[entry])
     check_vocabulary(vocabulary, file)
     return vocabulary
@@ -296,8 +296,8 @@ def _check_config(
     file = next((folder / name for name in names if (folder / name).is_file()), None)
     if file is None:
         raise InputError(
-            f"{folder}: has no {'bert_config.json' if google else 'config.json'}; put the "
-            "checkpoint's own there"
+            f"{folder}: has no {'bert_config.json' if google else 'config.json'}; add the "
+            "checkpoint's own"
         )
     config = read_json_object(file, _AGAIN)
     origins = {
@@ -315,7 +315,7 @@ def _check_config(
                 f"{file}: {field} is {config.get(field)}, and {origin} {expected[field]}; "
                 "correct the experiment, or give another checkpoint"
             )
-    # `transformers` writes the last two only where they differ from BERT's.
+    # `transformers` writes the last two only if they differ from BERT's.
     constants = {**BERT_CONSTANTS, "position_embedding_type": "absolute", "is_decoder": False}
     for field, constant in constants.items():
         if config.get(field, constant) != constant:

@@ -1,9 +1,9 @@
-"""Names and layouts of BERT's weights and configuration: this project's and others'.
+"""Names and layouts of BERT's weights and configuration, here and in other software.
 
 One table serves import and export. Google's names are those of the TensorFlow-1 code of Devlin
-et al. (2019), Hugging Face's those of `transformers`. Google keeps an attention kernel as a matrix
-[hidden, hidden], here it is [hidden, head, width] or [head, width, hidden]; Hugging Face keeps
-every kernel as [output, input].
+et al. (2019), Hugging Face's those of `transformers`. Google stores an attention kernel as a matrix
+[hidden, hidden], this project as [hidden, head, width] or [head, width, hidden]; Hugging Face
+stores every kernel as [output, input].
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Weight:
     google, hugging_face : str
         Its name in Google's layout and in Hugging Face's.
     google_transposed, hugging_face_transposed : bool
-        Whether that layout keeps it as [output, input].
+        Whether that layout stores it as [output, input].
     """
 
     path: str
@@ -60,11 +60,11 @@ class Weight:
     hugging_face_transposed: bool = False
 
     def name(self, *, google: bool) -> str:
-        """Name in Google's layout or in Hugging Face's."""
+        """Return the name in Google's layout or in Hugging Face's."""
         return self.google if google else self.hugging_face
 
     def stored_shape(self, *, google: bool) -> tuple[int, ...]:
-        """Shape in Google's layout or in Hugging Face's."""
+        """Return the shape in Google's layout or in Hugging Face's."""
         transposed = self.google_transposed if google else self.hugging_face_transposed
         return self.flat[::-1] if transposed else self.flat
 

@@ -1,4 +1,4 @@
-"""Devices that a process trains on: one, or several among which each batch is shared out."""
+"""The devices that a process trains on: one device, or several that share each batch."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PER_RUN = "DEVICES_PER_RUN"
 
 @dataclass(frozen=True)
 class Devices:
-    """What there is to train on.
+    """The devices of a machine that training can use.
 
     Attributes
     ----------
@@ -24,7 +24,7 @@ class Devices:
     count : int
         GPUs, TPU cores, or CPU cores.
     name : str
-        What they are called, with their number.
+        Their number and their name, for the log.
     """
 
     kind: str
@@ -32,15 +32,15 @@ class Devices:
     name: str = ""
 
     def processes(self, per_run: int) -> int:
-        """How many processes train at a time by default.
+        """Return how many processes train at a time by default.
 
-        One run on each GPU is the most work done where there are many runs, because nothing
-        is exchanged between them. All cores of a TPU belong to one process.
+        With many runs, one run on each GPU has the highest throughput, because the GPUs exchange
+        nothing. All cores of a TPU belong to one process.
 
         Raises
         ------
         InputError
-            If a run cannot have so many devices.
+            If there are fewer than `per_run` devices.
         """
         if self.kind != "TPU" and per_run > self.count:
             raise InputError(
@@ -50,7 +50,7 @@ class Devices:
         return 1 if self.kind == "TPU" else self.count // per_run
 
     def describe(self, per_run: int, processes: int) -> str:
-        """One line for the log."""
+        """Describe the devices and their use in one line of the log."""
         if self.kind == "TPU":
             return f"{self.name}, each batch shared out among its cores (TPUStrategy)"
         shared = ", each batch shared out among them (MirroredStrategy)" if per_run > 1 else ""
@@ -58,7 +58,7 @@ class Devices:
 
 
 def devices_present() -> Devices:
-    """Look at what TensorFlow finds: a TPU before GPUs before the CPU."""
+    """List the devices that TensorFlow sees: a TPU before GPUs, GPUs before the CPU."""
     import tensorflow as tf
 
     address = os.environ.get("TPU_NAME")
@@ -80,7 +80,7 @@ def devices_per_run() -> int:
     Raises
     ------
     InputError
-        If the environment variable is no such number.
+        If the environment variable is not a whole number of at least 1.
     """
     value = os.environ.get(PER_RUN, "1")
     if not value.isdigit() or int(value) < 1:
@@ -89,12 +89,12 @@ def devices_per_run() -> int:
 
 
 def take_devices(worker: int) -> None:
-    """Give a worker process its own devices; before TensorFlow computes anything.
+    """Assign a worker process its devices; called before TensorFlow computes anything.
 
     Parameters
     ----------
     worker : int
-        From 0. With more workers than fit the GPUs, several share one.
+        Counted from 0. If there are more workers than GPUs, several share one.
     """
     import tensorflow as tf
 
@@ -114,7 +114,7 @@ def take_devices(worker: int) -> None:
 
 
 def training_strategy() -> Any:
-    """Make the strategy by which this process shares out batches; once in a process.
+    """Make the strategy that splits batches among this process's devices; called once.
 
     Returns
     -------
@@ -138,5 +138,5 @@ def training_strategy() -> Any:
 
 
 def strategy_scope(strategy: Any) -> AbstractContextManager[Any]:
-    """Scope in which the variables of a strategy are made; an empty one for None."""
+    """Return the scope in which a strategy's variables are made; an empty scope for None."""
     return nullcontext() if strategy is None else strategy.scope()

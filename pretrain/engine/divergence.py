@@ -1,4 +1,4 @@
-"""Runs that diverge: when to stop a run, and the record that is kept of it."""
+"""Runs that diverge: when to stop a run, and how to record it."""
 
 from __future__ import annotations
 
@@ -52,14 +52,14 @@ class Watch:
 
     Stop a run at once when its loss or a weight is not finite, and stop a run whose loss stays
     above `limit` for `steps` steps in a row. A run that learns nothing, whose loss is that of
-    guessing, goes on: such runs are part of the variance under study.
+    guessing, continues: such runs are part of the variance under study.
 
     Attributes
     ----------
     limit : float
         In nats; several times the loss of guessing.
     steps : int
-        Steps for which the loss may stay above it, less one.
+        Stop a run whose loss is above the limit for so many steps in a row.
     """
 
     limit: float = float("inf")
@@ -78,11 +78,11 @@ class Watch:
         run : str
             Name of the run.
         first : int
-            Steps before these.
+            Number of steps before these.
         loss : float32 array [step]
-            Its loss at each.
+            The loss at each of these steps.
         above : int
-            For how many steps up to `first` the loss has been above the limit.
+            For how many steps in a row, up to `first`, the loss has been above the limit.
 
         Returns
         -------
@@ -109,12 +109,12 @@ class Watch:
         loss: NDArray[np.float32],
         weights: Mapping[str, NDArray[Any]],
     ) -> None:
-        """Check the weights after a step, whose loss was computed before it.
+        """Check the weights after a step; its loss was computed from the weights before it.
 
         Raises
         ------
         Diverged
-            If one is not finite.
+            If a weight is not finite.
         """
         for path, value in weights.items():
             if not np.isfinite(value).all():
@@ -122,7 +122,7 @@ class Watch:
 
 
 def divergence_file(folder: Path) -> Path:
-    """Record of a run that diverged; the run is trained again when this is removed."""
+    """Path of the record that a run diverged; without this file, the run is trained again."""
     return folder / _RECORD
 
 
@@ -150,9 +150,9 @@ def log_skipped_runs(stage: str, folders: Iterable[Path]) -> None:
     Parameters
     ----------
     stage : str
-        What the line begins with.
+        Name of the stage, with which the line begins.
     folders : iterable of Path
-        Of runs that are not finished.
+        Folders of the runs that are not finished.
     """
     diverged = [divergence_file(folder) for folder in folders if has_diverged(folder)]
     if diverged:

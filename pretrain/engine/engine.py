@@ -32,21 +32,21 @@ from pretrain.engine.saved_arrays import (
 )
 from pretrain.engine.seeding import generator
 
-# Between the dropout seeds of two devices: any large odd number.
+# Distance between the dropout seeds of two devices: any large odd number.
 DEVICE_SEED_STRIDE = 1_000_000_007
 
 
 def assign_weights(model: keras.Model, weights: Mapping[str, NDArray[Any]], source: str) -> None:
-    """Set every trainable variable of a model.
+    """Assign every trainable variable of a model.
 
     Parameters
     ----------
     model : keras.Model
         The architecture.
     weights : mapping of str to array
-        By path; those that the model does not have are passed over.
+        By path; weights that the model does not have are ignored.
     source : str
-        Where the weights are from, for the error.
+        Where the weights come from, for the error.
 
     Raises
     ------
@@ -72,20 +72,19 @@ class Engine:
     model : keras.Model
         The architecture; its inputs and outputs are mappings.
     loss : callable
-        From the outputs and inputs of some rows of a batch, and `totals` of the whole batch,
-        to scalars by name, `loss` among them; added up over all rows they are those of the
-        batch. Keras operations only.
+        Takes the model's outputs on some rows of a batch, these rows, and the `totals` of the
+        whole batch. Returns scalars by name, `loss` among them, which added up over all rows
+        are the scalars of the batch. Uses Keras operations only.
     totals : callable
-        From a batch to sums by name, by which the loss is divided; summed over the parts of a
-        batch.
+        Takes a batch. Returns the sums by which the loss is divided, by name; they are added
+        up over the parts of a batch.
     optimizer : BertAdam
         With the schedule that all runs share.
     strategy : tf.distribute.Strategy, optional
-        How each batch is shared out among devices; the model was built in its scope. None for
-        one device.
+        Splits each batch among devices; the model was built in its scope. None for one device.
     accumulate : int
-        Parts into which each device cuts its rows, one after another; what is learned is the
-        same but for rounding and for dropout's draws.
+        Number of parts into which each device cuts its rows to compute one after another. The
+        trained weights are the same except for rounding and dropout's random numbers.
     initializer_range : float
         Standard deviation of initial weights.
     watch : Watch, optional
@@ -137,7 +136,7 @@ class Engine:
 
     @property
     def least_rows(self) -> int:
-        """Fewest rows that can be cut among the devices, and there into parts."""
+        """Smallest batch: one row for every part on every device."""
         devices = 1 if self.strategy is None else int(self.strategy.num_replicas_in_sync)
         return devices * self.accumulate
 
@@ -153,15 +152,15 @@ class Engine:
             raise InputError(
                 f"batch_size: {rows} cannot be cut into equal parts for "
                 f"{self.least_rows // self.accumulate} devices with accumulate "
-                f"{self.accumulate}; give other --devices-per-run"
+                f"{self.accumulate}; give another --devices-per-run"
             )
 
     def weights(self) -> Arrays:
-        """Trainable variables as they are now, by path."""
+        """Copy the trainable variables, by path."""
         return {path: np.asarray(variable) for path, variable in self._trainable.items()}
 
     def state(self) -> Arrays:
-        """Everything that the next step depends on, but for the run's own settings."""
+        """Copy everything that the next step depends on, except the run's own settings."""
         variables = {**self._trainable, **self._dropout, **self._optimizer}
         return {name: np.asarray(variable) for name, variable in variables.items()}
 
@@ -187,7 +186,7 @@ class Engine:
     def _part(
         self, batch: Mapping[str, Any], totals: Mapping[str, Any], seeds: Sequence[Any]
     ) -> tuple[dict[str, Any], list[Any], list[Any]]:
-        """Compute what some rows add to a batch, and the next seeds of dropout."""
+        """Compute the scalars and gradients of some rows, and the next dropout seeds."""
         import tensorflow as tf
 
         dropout = list(self._dropout.values())
@@ -197,8 +196,8 @@ class Engine:
                 outputs = self.model({name: batch[name] for name in self.inputs}, training=True)
             scalars = self.loss(outputs, batch, totals)
         variables = [variable.value for variable in self._trainable.values()]
-        # An embedding's gradient comes as rows, some of them of the same entry; the norm by which
-        # gradients are clipped is that of their sums.
+        # TensorFlow gives an embedding's gradient as rows, of which several can belong to one
+        # entry; clipping needs the norm of their sums.
         gradients = [
             tf.convert_to_tensor(gradient) for gradient in tape.gradient(scalars["loss"], variables)
         ]
@@ -246,15 +245,15 @@ class Engine:
             if strategy is None:
                 scalars, gradients, seeds = self._parts(batch, totals, seeds)
             else:
-                here = tf.distribute.get_replica_context()
-                add_up = partial(here.all_reduce, tf.distribute.ReduceOp.SUM)
-                place = tf.cast(here.replica_id_in_sync_group, tf.int32)
-                # The first word is a key and the second a counter. The first device's are as
-                # on one device.
-                apart = tf.stack([place * DEVICE_SEED_STRIDE, 0])
-                seeds = [seed + tf.cast(apart, seed.dtype) for seed in seeds]
+                replica = tf.distribute.get_replica_context()
+                add_up = partial(replica.all_reduce, tf.distribute.ReduceOp.SUM)
+                device = tf.cast(replica.replica_id_in_sync_group, tf.int32)
+                # A dropout seed is a key and a counter; only the key is shifted. Device 0 draws
+                # as a single device would.
+                shift = tf.stack([device * DEVICE_SEED_STRIDE, 0])
+                seeds = [seed + tf.cast(shift, seed.dtype) for seed in seeds]
                 scalars, gradients, seeds = self._parts(batch, add_up(totals), seeds)
-                # Before the optimizer clips them.
+                # Added up before the optimizer clips them.
                 gradients = add_up(gradients)
                 scalars = add_up(scalars)
             self.optimizer.apply(gradients, variables)
@@ -342,18 +341,18 @@ class Engine:
         checkpoint_every : int
             Steps between training states on disk.
         keep : mapping of int to callable
-            What to do with a run's weights after so many steps.
+            Functions by step; each is called with a run and its weights after that many steps.
         recorder : callable, optional
-            Opens the place for the loss curves of a run.
+            Opens the loss curves of a run for writing.
         on_progress : callable
-            Called with the run, the steps done since the last call (those before the
-            checkpoint at first) and the mean scalars over them.
+            Called with the run, the steps done since the last call (at first, the steps before
+            the checkpoint) and the mean scalars over them.
 
         Raises
         ------
         Diverged
-            If a run diverges, after that is recorded in its folder; its newest good
-            checkpoint stays.
+            If a run diverges. Its folder then holds a record of it and its newest good
+            checkpoint.
         InputError
             If there is no space left for a checkpoint.
         """
@@ -412,7 +411,7 @@ class Engine:
     def _calls(
         self, run: Run, batch: Callable[[Run, int], Batch], done: int, stops: Sequence[int]
     ) -> Iterator[tuple[int, Batch]]:
-        """Stacked batches from step `done` on, none across a stop, made one call ahead."""
+        """Yield stacked batches from step `done` on, made one call ahead; none spans a stop."""
         spans = []
         for stop in stops:
             while done < stop:

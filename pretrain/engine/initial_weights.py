@@ -28,23 +28,23 @@ def initial_weights(
     Parameters
     ----------
     shapes : mapping of str to tuple
-        Shape of each variable by its path. The draw of a variable depends on the seed and
-        on its place among the sorted paths.
+        Shape of each variable by its path. A variable's weights depend on the seed and on its
+        position among the sorted paths.
     seed : int
         From `pretrain.engine.seeding.derive_seed`.
     standard_deviation : float
         Of the normal distribution before it is truncated; 0.02 in BERT.
     known : collection of str
-        Paths that are not drawn, because their weights are from elsewhere; the draws of the
-        others do not depend on it.
+        Paths of the variables whose weights are known, and are not drawn. The weights of the
+        other variables do not depend on it.
 
     Returns
     -------
     dict of str to float32 array
-        All but the known.
+        Weights by path, without those of `known`.
     """
     weights: Weights = {}
-    for place, path in enumerate(sorted(shapes)):
+    for position, path in enumerate(sorted(shapes)):
         if path in known:
             continue
         shape = shapes[path]
@@ -53,6 +53,6 @@ def initial_weights(
         elif path.endswith(("beta", "bias")):
             weights[path] = np.zeros(shape, np.float32)
         else:
-            draws = truncnorm.rvs(-2, 2, size=shape, random_state=generator(seed, place))
+            draws = truncnorm.rvs(-2, 2, size=shape, random_state=generator(seed, position))
             weights[path] = (standard_deviation * draws).astype(np.float32)
     return weights

@@ -64,7 +64,7 @@ class BertAdam(keras.optimizers.Optimizer):
 
     @property
     def peak(self) -> Any:
-        """The variable that holds the peak learning rate of the present run."""
+        """The variable that holds the peak learning rate of the current run."""
         return self._learning_rate
 
     def _get_current_learning_rate(self) -> Any:
@@ -75,7 +75,7 @@ class BertAdam(keras.optimizers.Optimizer):
         return self._learning_rate * rate
 
     def _all_reduce_sum_gradients(self, grads_and_vars: Any) -> Any:
-        # Keras sums over devices after clipping; the engine has done so before.
+        # Keras would sum over devices after clipping; the engine has summed already.
         return grads_and_vars
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:

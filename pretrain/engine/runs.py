@@ -26,8 +26,8 @@ class Seeds:
 def run_seeds(stage: str, name: str) -> Seeds:
     """Derive the seeds of a run from its stage and name.
 
-    Runs of different sizes share nothing, so that their predictions are independent, as
-    Theorem 1 asks.
+    Runs of different sizes share no seeds, so that their predictions are independent, as
+    Theorem 1 requires.
     """
     return Seeds(*(derive_seed(stage, name, purpose) for purpose in ("init", "order", "dropout")))
 
@@ -39,15 +39,15 @@ class Run:
     Attributes
     ----------
     name : str
-        What the run is called in progress and errors, such as `mini/p3`.
+        Name of the run in progress bars and errors, such as `mini/p3`.
     folder : Path
         Where its training state and event files are kept.
     seeds : Seeds
-        What its draws are seeded with.
+        Seeds of its random numbers.
     learning_rate : float
         Peak learning rate.
     start : mapping of str to array, optional
-        Starting weights by path; a variable that is not there is drawn from `seeds.init`.
+        Starting weights by path; variables without one are drawn with `seeds.init`.
     """
 
     name: str
@@ -58,10 +58,10 @@ class Run:
 
 
 class Recorder(Protocol):
-    """Where the loss curves of a run go."""
+    """A writer of the loss curves of a run."""
 
     def add_scalar(self, tag: str, data: float, step: int) -> None:
-        """Keep one value."""
+        """Add one value to a curve."""
 
     def close(self) -> None:
-        """Write out what is kept."""
+        """Write the values to disk."""

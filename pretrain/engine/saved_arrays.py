@@ -28,7 +28,7 @@ _KEPT = 2
 
 
 def checksum(arrays: Mapping[str, NDArray[Any]]) -> str:
-    """SHA-256, in hexadecimal, of the names, types, shapes and bytes of named arrays."""
+    """Compute the SHA-256, in hexadecimal, of the names, types, shapes and bytes of arrays."""
     digest = hashlib.sha256()
     for name, array in sorted(arrays.items()):
         digest.update(f"{name}\0{array.dtype.name}\0{array.shape}\0".encode())
@@ -39,15 +39,15 @@ def checksum(arrays: Mapping[str, NDArray[Any]]) -> str:
 def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
     """Write named arrays and their checksum to a safetensors file, whole or not at all.
 
-    The file takes its place once it reads back equal from the disk.
+    The file is moved to `path` once it reads back from the disk as it was written.
 
     Raises
     ------
     InputError
-        If there is no space left, or the disk returns something else than was written; the old
-        file at `path` then stays.
+        If there is no space left, or the file reads back differently from what was written; the
+        old file at `path` then stays.
     """
-    # Of a transposed view, safetensors would write the memory in the order in which it lies.
+    # For a transposed view, safetensors would write the elements in their order in memory.
     ordered = {name: np.asarray(array, order="C") for name, array in sorted(arrays.items())}
     content = save(ordered, {_CHECKSUM: checksum(ordered)})
     with written_beside(path) as partial:
@@ -73,9 +73,9 @@ def read_arrays(path: Path, made_by: str = "the stage that makes it") -> Arrays:
     Parameters
     ----------
     path : Path
-        A safetensors file; without a checksum, as of another program, it is read unchecked.
+        A safetensors file. One without a checksum, written by another program, is not checked.
     made_by : str
-        The command that makes the file anew, for the error.
+        The command that makes the file again, for the error.
 
     Raises
     ------
@@ -88,13 +88,13 @@ def read_arrays(path: Path, made_by: str = "the stage that makes it") -> Arrays:
             expected = (file.metadata() or {}).get(_CHECKSUM)
     except (OSError, SafetensorError) as error:
         if not path.exists():
-            raise InputError(f"{path}: is not there; run {made_by}") from error
+            raise InputError(f"{path}: no such file; run {made_by}") from error
         raise InputError(
             f"{path}: cannot be read as safetensors; remove it, and run {made_by}"
         ) from error
     if expected is not None and expected != checksum(arrays):
         raise InputError(
-            f"{path}: is damaged, its content does not match its checksum; remove it, and run "
+            f"{path}: is damaged: its content does not match its checksum; remove it, and run "
             f"{made_by}"
         )
     return arrays
@@ -106,7 +106,7 @@ def checkpoint_path(folder: Path, step: int) -> Path:
 
 
 def write_checkpoint(folder: Path, step: int, state: Mapping[str, NDArray[Any]]) -> None:
-    """Write a run's training state, and remove all older ones but the last.
+    """Write a run's training state; of the older states, keep only the newest.
 
     Parameters
     ----------
@@ -134,7 +134,7 @@ def read_newest_checkpoint(folder: Path) -> tuple[int, Arrays] | None:
     Returns
     -------
     (int, dict of str to array) or None
-        Steps done, and the state; None if the run has to start anew.
+        Steps done, and the state; None if the run has to start from step 0.
     """
     damaged: list[Path] = []
     newest = None
@@ -144,7 +144,7 @@ def read_newest_checkpoint(folder: Path) -> tuple[int, Arrays] | None:
             break
         except InputError:
             damaged.append(path)
-    instead = f"goes on from step {newest[0]}" if newest else "starts anew, none before it is whole"
+    instead = f"continues from step {newest[0]}" if newest else "starts again from step 0"
     for path in damaged:
         logger.warning("%s: is truncated or damaged; the run %s", path, instead)
     return newest

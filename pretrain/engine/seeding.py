@@ -12,7 +12,7 @@ from scipy import stats
 
 
 def derive_seed(*parts: str | int) -> int:
-    """Seed of one purpose of one run, independent of every other purpose and run.
+    """Derive the seed for one purpose of one run, independent of all other purposes and runs.
 
     Parameters
     ----------
@@ -29,10 +29,10 @@ def derive_seed(*parts: str | int) -> int:
 
 
 def generator(seed: int, step: int) -> np.random.Generator:
-    """Random numbers of one step of one run.
+    """Make the generator of the random numbers of one step of one run.
 
     The step is the highest word of Philox's 256-bit counter, so the streams of two steps
-    cannot meet.
+    cannot overlap.
 
     Parameters
     ----------
@@ -49,9 +49,9 @@ def generator(seed: int, step: int) -> np.random.Generator:
 
 
 class Draws(Protocol):
-    """What sentence pairs and masks need of a source of random numbers.
+    """A source of random numbers for sentence pairs and masks.
 
-    `numpy.random.Generator` is one, `RowDraws` another.
+    `numpy.random.Generator` and `RowDraws` implement it.
     """
 
     def random(self, size: int | tuple[int, ...], /) -> NDArray[np.float64]:
@@ -69,18 +69,18 @@ class Draws(Protocol):
 class RowDraws:
     """Random numbers of a batch whose rows draw independently of one another.
 
-    What a row draws is a function of the seed and the row's key: not of the other rows, of
-    their number or of its place among them. Each row has a stream of its own, of which the
-    highest words of Philox's counter are the key.
+    A row's random numbers depend on the seed and the row's key only: not on the other rows, on
+    their number or on the row's position. Each row has its own stream, with the key as the
+    highest word of Philox's counter.
 
     Parameters
     ----------
     seed : int
         128-bit key of Philox, from `derive_seed`.
     keys : int64 array [row]
-        What distinguishes the rows.
+        The key of each row.
     draws : int
-        Numbers that a row may draw.
+        How many random numbers each row can draw.
     """
 
     def __init__(self, seed: int, keys: NDArray[np.int64], draws: int) -> None:
@@ -90,7 +90,7 @@ class RowDraws:
         numbers = np.random.Generator(philox)
         state = philox.state
         for row, key in enumerate(keys.tolist()):
-            # Making a Philox takes several times as long as setting one.
+            # Constructing a Philox takes several times as long as setting its state.
             state["state"]["counter"] = np.array([0, 0, 0, key], dtype=np.uint64)
             philox.state = state
             numbers.random(out=self._uniform[row])
@@ -101,12 +101,12 @@ class RowDraws:
         Raises
         ------
         ValueError
-            If the rows have drawn all their numbers, or `size` does not begin with their number.
+            If the rows have fewer numbers left, or `size` does not begin with the number of rows.
         """
         shape = (size,) if isinstance(size, int) else size
         first, self._used = self._used, self._used + prod(shape[1:])
         if shape[0] != len(self._uniform) or self._used > self._uniform.shape[1]:
-            raise ValueError(f"{shape} numbers asked of {self._uniform.shape}, {first} used")
+            raise ValueError(f"{shape} numbers requested of {self._uniform.shape}, {first} used")
         return self._uniform[:, first : self._used].reshape(shape)
 
     def integers(
@@ -117,7 +117,7 @@ class RowDraws:
         return low + np.floor(self.random(size) * (high - low)).astype(np.int64)
 
     def binomial(self, n: NDArray[np.int64], p: float, /) -> NDArray[np.int64]:
-        """Draw the number of successes in `n` trials, as the inverse of their distribution."""
+        """Draw the number of successes in `n` trials, by the inverse of its distribution."""
         drawn = stats.binom.ppf(self.random(len(n)), n, p)
         return np.maximum(drawn, 0).astype(np.int64)
 
@@ -125,26 +125,26 @@ class RowDraws:
 _ROUNDS = 6
 
 
-def permuted(seed: int, epoch: int, places: NDArray[np.int64], n: int) -> NDArray[np.int64]:
-    """Entries of a random permutation of n at some places, without making the others.
+def permuted(seed: int, epoch: int, positions: NDArray[np.int64], n: int) -> NDArray[np.int64]:
+    """Compute some entries of a random permutation of 0..n - 1, without the other entries.
 
-    A Feistel network over the least even number of bits that holds n, applied again where
-    its result is not less than n (Black and Rogaway, 2002, "Ciphers with arbitrary finite
-    domains", Section 4 and method 2).
+    A Feistel network over the smallest even number of bits that can represent n - 1. It is
+    applied again while its result is not less than n (Black and Rogaway, 2002, "Ciphers with
+    arbitrary finite domains", Section 4 and method 2).
 
     Parameters
     ----------
     seed, epoch : int
         Together they determine the permutation.
-    places : int64 array [...]
-        From 0 to n - 1.
+    positions : int64 array [...]
+        Positions in the permutation, from 0 to n - 1.
     n : int
         Length of the permutation, at most 2^62.
 
     Returns
     -------
     int64 array [...]
-        From 0 to n - 1; different places have different entries.
+        From 0 to n - 1; different positions have different entries.
     """
     half = np.uint64(max((max(n - 1, 1).bit_length() + 1) // 2, 1))
     mask = (np.uint64(1) << half) - np.uint64(1)
@@ -156,7 +156,7 @@ def permuted(seed: int, epoch: int, places: NDArray[np.int64], n: int) -> NDArra
             left, right = right, left ^ (_mixed(right ^ key) & mask)
         return (left << half) | right
 
-    entries = once(np.asarray(places).astype(np.uint64))
+    entries = once(np.asarray(positions).astype(np.uint64))
     while (outside := entries >= np.uint64(n)).any():
         entries[outside] = once(entries[outside])
     return entries.astype(np.int64)

@@ -1,1 +1,1 @@
-"""How the training stages run: claims, worker processes, timing, plans and the command's frame."""
+"""Shared by the training stages: claims, worker processes, timing, plans, the command's frame."""

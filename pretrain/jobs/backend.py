@@ -13,18 +13,18 @@ from pretrain.engine.devices import Devices, devices_present
 
 
 def start_backend(log: Path, *, for_good: bool = False) -> None:
-    """Import TensorFlow and look for devices; messages of its libraries go to a file.
+    """Import TensorFlow and list its devices, with the messages of its libraries in a file.
 
-    The libraries write some twenty lines a process straight to standard error, which would hide
-    the one line that bad input gets.
+    Each process gets about twenty lines from the libraries on standard error. They would hide the
+    one line that reports an error in the input.
 
     Parameters
     ----------
     log : Path
         The file to append to.
     for_good : bool
-        Redirect standard error to the file from here on, as in a worker, whose parent reports its
-        errors.
+        Redirect standard error to the file for the rest of the process. For a worker, whose
+        errors its parent reports.
 
     Raises
     ------
@@ -34,7 +34,7 @@ def start_backend(log: Path, *, for_good: bool = False) -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")
     log.parent.mkdir(parents=True, exist_ok=True)
-    shown = os.dup(2)
+    standard_error = os.dup(2)
     with log.open("ab") as file:
         os.dup2(file.fileno(), 2)
     try:
@@ -46,8 +46,8 @@ def start_backend(log: Path, *, for_good: bool = False) -> None:
         raise missing_library(error) from error
     finally:
         if not for_good:
-            os.dup2(shown, 2)
-        os.close(shown)
+            os.dup2(standard_error, 2)
+        os.close(standard_error)
 
 
 def require_libraries() -> None:
@@ -89,7 +89,7 @@ def _send_devices(send: Send, log: Path) -> None:
 def missing_library(error: ImportError) -> InputError:
     """Make the error that says how to install the libraries for training."""
     return InputError(
-        f"{error.name or 'TensorFlow'} is not installed; training and prediction need "
+        f"{error.name or 'TensorFlow'} is not installed, and training and prediction need it; run "
         "pip install -c constraints.txt -e '.[train]'"
     )
 

@@ -1,9 +1,9 @@
-"""Claims: one process at a time works on a run, whatever processes and hosts share a folder.
+"""Claims: among all processes and hosts that share a folder, only one at a time works on a run.
 
-A claim is a file in the experiment's folder `claims`. It names the process and the host that hold
-it, and its holder touches it ten times within `claim_expires`. Another process takes it over once
-the holder is gone (which it sees on the same host only), or once the file stays untouched for
-`claim_expires` by its own clock; the clocks of two hosts are never compared.
+A claim is a file in the experiment's folder `claims`. It names the process that holds the claim and
+the host, and the holder touches it every tenth of `claim_expires`. Another process takes the claim
+over if the holder has ended (which can be seen on the same host only), or if nobody touches the
+file for `claim_expires` by the other process's own clock. Clocks of two hosts are never compared.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ SECONDS_EMPTY = 5.0
 
 
 def _is_zombie(owner: Any) -> bool:
-    """Whether a claim's owner is a process of this host that has ended (Linux only)."""
+    """Whether a claim's owner is an ended process of this host that is still listed (Linux)."""
     try:
         status = Path(f"/proc/{owner.pid}/stat").read_text()
     except OSError:
         return False
-    # The command's name, in parentheses, may hold anything; see proc_pid_stat(5).
+    # The command's name, in parentheses, can contain any character; see proc_pid_stat(5).
     fields = status.rpartition(")")[2].split()
     state, started = fields[0], int(fields[19])
     same = owner.start is not None and owner.start % 2**64 == started
@@ -48,11 +48,11 @@ def _is_zombie(owner: Any) -> bool:
 
 
 class ClaimLost(Exception):
-    """Another process took a claim over while its holder was suspended or cut off."""
+    """Another process took over a claim whose holder was suspended or lost the shared folder."""
 
 
 class Claim:
-    """One claim; to be used by one thread.
+    """One claim, for use by one thread.
 
     Parameters
     ----------
@@ -72,7 +72,7 @@ class Claim:
         self._empty: tuple[tuple[int, int], float] | None = None
 
     def take(self) -> bool:
-        """Take the claim if no process holds it, or if it has expired; whether that worked.
+        """Take the claim if no process holds it or if it has expired; return whether it is taken.
 
         Raises
         ------
@@ -91,16 +91,17 @@ class Claim:
             return False
         except filelock.LeaseSettingsMismatch as error:
             raise InputError(
-                f"{self.path}: is claimed with another claim_expires; give all processes the same"
+                f"{self.path}: a process with another claim_expires holds this claim; give all "
+                "processes the same claim_expires"
             ) from error
         return True
 
     def _remove_abandoned(self) -> bool:
-        """Remove the claim of a killed process that filelock takes to be alive.
+        """Remove the claim of a killed process that filelock considers alive.
 
-        That is a process that its parent has not waited for (in many containers nobody waits for
-        orphans, and its claim would be kept until it expires), and a process that was killed
-        before it wrote its name into the file, whose claim would be kept for ever.
+        Either its parent has not waited for the process: in many containers no process waits for
+        orphans, and the claim would be kept until it expires. Or it was killed before it wrote
+        its name into the file: the claim would be kept for ever.
         """
         owner = self._lease.owner
         if not (self._is_empty_for_long() if owner is None else _is_zombie(owner)):
@@ -162,9 +163,9 @@ class Claim:
 
 @contextmanager
 def claimed(experiment: Experiment, name: str) -> Iterator[None]:
-    """Hold a claim, waiting while another process holds it, which the log names.
+    """Hold a claim; first wait while another process holds it, and name that process in the log.
 
-    For steps that come before runs are shared out, such as making the vocabulary.
+    For steps before the runs, such as making the vocabulary.
     """
     claim = Claim(experiment, name)
     awaited = None
@@ -182,7 +183,7 @@ def claimed(experiment: Experiment, name: str) -> Iterator[None]:
 def tidy_run(experiment: Experiment, folder: Path, name: str) -> None:
     """Remove checkpoints and half-written files of a finished run (its folder, its claim's name).
 
-    They stay where the process was killed between finishing the run and removing them.
+    They are left if the process was killed after finishing the run and before removing them.
     """
     claim = Claim(experiment, name)
     if (claim.path.exists() or has_remains(folder)) and claim.take():

@@ -29,8 +29,8 @@ logger = logging.getLogger(__name__)
 PlanStage = Callable[[Experiment, int, str], "Plan"]
 
 
-class _KeptLog(logging.FileHandler):
-    """A log file whose lines are lost without an error where the disk is full."""
+class _LogFile(logging.FileHandler):
+    """A log file; if the disk is full, lines are lost without an error."""
 
     def handleError(self, record: logging.LogRecord) -> None:
         pass
@@ -42,14 +42,14 @@ def log_to(folder: Path, stage: str) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     root = logging.getLogger()
     root.setLevel(logging.INFO)
-    kept = _KeptLog(target, encoding="utf-8")
-    kept.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
-    root.addHandler(kept)
-    shown = logging.StreamHandler(sys.stderr)
-    shown.setFormatter(logging.Formatter("%(message)s"))
+    to_file = _LogFile(target, encoding="utf-8")
+    to_file.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    root.addHandler(to_file)
+    to_screen = logging.StreamHandler(sys.stderr)
+    to_screen.setFormatter(logging.Formatter("%(message)s"))
     # The line of each run goes to the file only: the screen has the progress bar.
-    shown.setLevel(logging.INFO)
-    root.addHandler(shown)
+    to_screen.setLevel(logging.INFO)
+    root.addHandler(to_screen)
     for package in ("pretrain", "finetune", "predict"):
         logging.getLogger(package).setLevel(logging.DEBUG)
     for noisy in ("tensorflow", "absl", "datasets", "filelock", "urllib3", "httpx"):
@@ -76,13 +76,13 @@ def run_stage(
     workers : int or None
         Processes; None for the default.
     load : callable
-        Imports the function that does the work, and returns it. Its modules take a while to
-        import; a bad configuration is reported before.
+        Imports the function that does the work, and returns it. Its modules take seconds to
+        import; errors in the configuration are reported before that.
 
     Raises
     ------
     InputError
-        If the experiment cannot be used, if there is no space left, or as the work does.
+        If the configuration is not valid, if there is no space left, or if the work raises it.
     """
     try:
         _run_stage(stage, config, workers, load)
@@ -115,7 +115,7 @@ def _run_stage(
 
 
 def show_plans(config: Path, workers: int | None, load: Callable[[], Sequence[PlanStage]]) -> float:
-    """Print the plans of some stages of an experiment; nothing is written to its folder.
+    """Print the plans of some stages of an experiment, without writing to its folder.
 
     Parameters
     ----------
@@ -134,7 +134,7 @@ def show_plans(config: Path, workers: int | None, load: Callable[[], Sequence[Pl
     Raises
     ------
     InputError
-        If the experiment cannot be used, or its folder holds another experiment.
+        If the configuration is not valid, or the folder holds another experiment.
     """
     experiment = load_experiment(config)
     if experiment.output.exists():
@@ -163,7 +163,7 @@ workers_option = click.option(
     "--workers",
     type=click.IntRange(min=1),
     default=None,
-    help="Processes that share the runs; by default one for each GPU, or without GPUs each core.",
+    help="Processes that share the runs; by default one per GPU, or one per core without GPUs.",
 )
 
 
@@ -178,13 +178,13 @@ devices_option = click.option(
     default=None,
     expose_value=False,
     callback=_set_devices_per_run,
-    help=f"GPUs that share each batch; 1 by default, or ${PER_RUN}. Without GPUs, parts of the "
-    "CPU, to try it out. A TPU is always used whole.",
+    help=f"GPUs that share each batch; by default ${PER_RUN}, or 1. Without GPUs, parts of the "
+    "CPU, for trials. A TPU is always used whole.",
 )
 
 plan_option = click.option(
     "--plan",
     "only_plan",
     is_flag=True,
-    help="Only print which runs are missing, and what they would cost on the devices present.",
+    help="Print which runs are missing and what they would cost on these devices; run nothing.",
 )

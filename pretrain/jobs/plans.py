@@ -50,7 +50,7 @@ class PlannedRuns:
 
 @dataclass(frozen=True)
 class Plan:
-    """The runs of a stage, and who would do them.
+    """The runs of a stage, and the processes and devices that would do them.
 
     Attributes
     ----------
@@ -60,7 +60,7 @@ class Plan:
     workers : int
         Processes that share the runs.
     devices : str
-        What they compute on.
+        The devices of these processes.
     unknown : tuple of str
         One line for each thing that cannot be counted yet.
     """
@@ -83,7 +83,7 @@ class Plan:
 
 
 def show_plan(plan: Plan) -> str:
-    """Print a plan as a table with a row of totals; tokens to bytes are those of missing runs."""
+    """Format a plan as a table with totals; tokens, FLOPs, hours and disk are of missing runs."""
     rows = [
         [
             runs.what,

@@ -24,10 +24,9 @@ class SharedItem:
 
 
 class Progress:
-    """One progress bar over all items, and the lines of the log that go with it.
+    """One progress bar over all items, and their lines in the log.
 
-    Its public methods, but for `close`, are the messages that workers send, with the arguments
-    that they send.
+    A worker's message is the name of a public method (any but `close`) and its arguments.
 
     Parameters
     ----------
@@ -49,15 +48,15 @@ class Progress:
         self.divergences: list[str] = []
 
     def log(self, level: int, message: str) -> None:
-        """Log what a worker logs."""
+        """Log a worker's record."""
         logger.log(level, "%s", message)
 
     def begun(self, index: int) -> None:
-        """Note that one of these workers works on an item."""
+        """Note that one of these workers began an item."""
         self._under_way.add(index)
 
     def advanced(self, index: int, steps: int) -> None:
-        """Count steps of an item, at most those that it has."""
+        """Add steps of an item to the bar, up to its number of steps."""
         steps = min(steps, self.items[index].steps - self._reported[index])
         self._reported[index] += steps
         self._bar.update(steps)
@@ -103,5 +102,5 @@ class Progress:
             )
 
     def close(self) -> None:
-        """Leave the bar as it is."""
+        """Stop the bar where it is."""
         self._bar.close()

@@ -1,4 +1,4 @@
-"""Items of work shared out among worker processes, and among commands on one folder."""
+"""Items of work, shared among the worker processes of all commands on one folder."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ def share_out(
 ) -> None:
     """Do `work` on every item, in the order given, in several processes at a time.
 
-    Commands that share the experiment's folder, on whatever hosts, share the work: the worker that
-    does an item claims it, and all commands return when all items are done.
+    Commands that share the experiment's folder, on one host or several, share the work: the worker
+    that does an item claims it, and every command returns when all items are done.
 
     The result of an item does not depend on the number of workers or on which of them does it:
     each worker computes on one core, because TensorFlow's sums depend on the number of threads.
@@ -96,7 +96,7 @@ def share_out(
     finally:
         progress.close()
         if not ended:
-            # Other hosts need not wait until the claims of a killed worker expire.
+            # So that other hosts need not wait until the claims of a killed worker expire.
             for item in shared:
                 Claim(experiment, item.claim).clear()
     seconds = time.monotonic() - started
@@ -107,8 +107,8 @@ def share_out(
         named = "; ".join(diverged[:5]) + ("; ..." if len(diverged) > 5 else "")
         raise InputError(
             f"{label}: {len(diverged)} of {len(items)} runs diverged ({named})"
-            ", all others are done; run the same command again to go on without them, remove a "
-            "run's diverged.json to train it on from its last good checkpoint, or lower the "
+            ", all others are done; run the same command again to continue without them, remove a "
+            "run's diverged.json to continue it from its last good checkpoint, or lower the "
             "learning rate in another output folder"
         )
 
@@ -148,7 +148,7 @@ def _describe_devices(send: Send, number: int, workers: int) -> None:
     present, per_run = devices_present(), devices_per_run()
     present.processes(per_run)
     if number == 0:
-        # To the file only: on the screen, bad input is to get one line.
+        # To the file only, so that an error that follows is the only line on the screen.
         send(("log", (logging.DEBUG, f"devices: {present.describe(per_run, workers)}")))
 
 
@@ -160,7 +160,7 @@ def _work_through(
     shared: Sequence[SharedItem],
     send: Send,
 ) -> None:
-    """Do every item that no other worker does or has done, and wait until all are done."""
+    """Do every item that no other worker has claimed or done, and wait until all are done."""
     claims = [Claim(experiment, item.claim) for item in shared]
 
     def settle(index: int) -> bool:

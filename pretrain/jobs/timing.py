@@ -19,7 +19,7 @@ from pretrain.jobs.sharing import Advance, Work, share_out
 
 TIMED_STEPS = 3
 TIMED_SECONDS = 0.5
-# A step that would take longer is timed with fewer rows, and its time scaled up.
+# A step that would take more seconds is timed with fewer rows, and its time is scaled up.
 LONGEST_STEP = 3.0
 
 
@@ -60,7 +60,7 @@ class TimingSession:
 
     @cached_property
     def strategy(self) -> Any:
-        """How batches are shared among devices; see `pretrain.engine.devices.training_strategy`."""
+        """How devices share batches; see `pretrain.engine.devices.training_strategy`."""
         return training_strategy()
 
 
@@ -79,8 +79,8 @@ def seconds_per_step(step: Callable[[int], None], rows: int, least_rows: int = 1
     Returns
     -------
     float
-        Seconds a step: the mean of a few after the first, which compiles. If all rows would
-        take longer than three seconds, the time of a part of them, scaled up.
+        Seconds per step: the mean of a few steps after the first, which compiles. If a step of
+        all rows would take longer than three seconds, that of fewer rows is timed and scaled up.
     """
     seconds = _mean_seconds(step, least_rows)
     multiple = max(1, min(rows // least_rows, int(LONGEST_STEP / seconds)))
@@ -108,7 +108,7 @@ def time_sizes(
     labels: int = 0,
     label: str,
 ) -> dict[str, float]:
-    """Time a step of each size in a worker process, in which the runs would be trained as well.
+    """Time a step of each size in a worker process of the kind that trains the runs.
 
     Parameters
     ----------
@@ -117,13 +117,13 @@ def time_sizes(
     experiment : Experiment
         The whole experiment; nothing is written to its folder.
     sizes : sequence of Size
-        Which sizes.
+        Sizes to time.
     rows : dict of str to int
         Sequences of a batch by size.
     vocabulary, labels : int
         Entries of the vocabulary, and a classifier's labels.
     label : str
-        What the progress bar is called.
+        Name of the progress bar.
 
     Returns
     -------
@@ -155,7 +155,7 @@ def time_sizes(
 
 
 def is_timed(experiment: Experiment, timing: Timing) -> bool:
-    """Whether the result of a timing is there."""
+    """Whether the result of a timing has been written."""
     return timing.result.is_file()
 
 

@@ -1,9 +1,9 @@
 """The corpus, tokenized once into shards of memory-mapped arrays.
 
 A shard holds the documents of one stretch of the text. Shards are tokenized by several
-processes at a time, each shard is written whole or not at all, and what is in it depends on
-the text and the vocabulary alone, so that a killed command goes on after the shards that are
-finished. In `corpus/`:
+processes at a time. Each shard is written whole or not at all, and its content depends only on
+the text and the vocabulary, so that a command that was killed continues after the finished
+shards. In `corpus/`:
 
     plan.json                   where each shard begins and ends in the text
     shards/00000.tokens.npy     uint16 [token], the sentences one after another
@@ -12,13 +12,13 @@ finished. In `corpus/`:
     shards/00000.json           counts and checksum; written last
     sentences.npy               int64 [sentence + 1], where each begins among all tokens
     documents.npy               int64 [document + 1], where each begins among all sentences
-    corpus.json                 counts and checksums of all these; the corpus is finished when it
-                                is there
-    corpus.json.sha256          its own checksum
+    corpus.json                 counts and checksums of all these; written last: with it, the
+                                corpus is finished
+    corpus.json.sha256          checksum of corpus.json
 
 Opening a corpus checks `corpus.json`, `sentences.npy` and `documents.npy` against their
 checksums, and the type and length of every shard. The shards' content, many gigabytes, is
-checked by `check_corpus`, once a command.
+checked by `check_corpus`, once in each command.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ _ADVICE = (
 
 
 class ShardedTokens:
-    """Tokens of several shards, as if they were one array.
+    """Tokens of several shards, indexed like one array.
 
     Parameters
     ----------
@@ -88,7 +88,7 @@ class ShardedTokens:
         return int(self._starts[-1])
 
     def __getitem__(self, places: NDArray[np.int64]) -> NDArray[np.uint16]:
-        """Tokens at places among all tokens.
+        """Return the tokens at positions among all tokens.
 
         Parameters
         ----------
@@ -102,7 +102,7 @@ class ShardedTokens:
         flat = np.ravel(places)
         shard_of = np.searchsorted(self._starts, flat, side="right") - 1
         tokens = np.empty(flat.shape, dtype=np.uint16)
-        # Sorted by shard, the places of each are one stretch.
+        # After sorting by shard, the positions of each shard are consecutive.
         order = np.argsort(shard_of, kind="stable")
         shards, begins = np.unique(shard_of[order], return_index=True)
         for shard, begin, end in zip(shards, begins, [*begins[1:], len(flat)], strict=True):
@@ -118,7 +118,7 @@ class Corpus:
     Attributes
     ----------
     tokens : uint16 array [token], or ShardedTokens
-        Token ids of all sentences, one after another; indexed by arrays of places.
+        Token ids of all sentences, one after another; indexed by arrays of positions.
     sentences : int64 array [sentence + 1]
         Where each sentence begins in `tokens`; the last entry is the number of tokens.
     documents : int64 array [document + 1]
@@ -150,10 +150,10 @@ def tokenize_corpus(
     shard_bytes: int = SHARD_BYTES,
     on_progress: Callable[[int, int, bool], object] = lambda done, total, resumed: None,
 ) -> None:
-    """Tokenize whatever of a corpus is missing in `folder`; see the module for its files.
+    """Tokenize the shards of a corpus that `folder` lacks; see the module for its files.
 
-    Documents of one sentence are skipped, as no sentence follows another in them. A worker
-    needs memory for one shard and for the largest document.
+    Documents of one sentence are skipped, because they have no next sentence. A worker needs
+    memory for one shard and for the largest document.
 
     Parameters
     ----------
@@ -162,11 +162,11 @@ def tokenize_corpus(
     tokenizer : tokenizers.Tokenizer
         A WordPiece tokenizer of at most 65,536 entries.
     folder : Path
-        Where the corpus goes.
+        Folder of the corpus.
     workers : int
         Processes; the result does not depend on their number.
     shard_bytes : int
-        Bytes of text in a shard; more where the corpus would have more than 500 shards.
+        Bytes of text in a shard; more if the corpus would otherwise have more than 500 shards.
     on_progress : callable
         Called for every finished shard with its bytes of text, the bytes of the whole corpus,
         and whether an earlier call tokenized it.
@@ -200,7 +200,7 @@ def tokenize_corpus(
 def _begin(
     folder: Path, texts: Sequence[Texts], tokenizer: Tokenizer, stretches: Sequence[Stretch]
 ) -> None:
-    """Write the plan, or check that the one that is there is the same."""
+    """Write the plan, or check that an existing one is the same."""
     plan = {
         "tokenizer": hashlib.sha256(tokenizer.to_str().encode()).hexdigest(),
         "sources": [source.text.model_dump(mode="json") for source in texts],
@@ -234,9 +234,9 @@ def _tokenize_shards(
 class _ShardTokenizer:
     """Tokenizes shards in one process.
 
-    It keeps the tokens of every word. The tokenizer's normalizer and pre-tokenizer never look
-    across a space, so that a sentence's tokens are those of its words; and text repeats its
-    words, so that looking them up is several times faster than tokenizing every sentence.
+    It keeps the tokens of every word. The tokenizer's normalizer and pre-tokenizer treat each
+    word between spaces separately, so that a sentence's tokens are those of its words. Words
+    repeat, so that looking them up is several times faster than tokenizing every sentence.
     """
 
     def __init__(self, pickled: bytes, tokenizer: Tokenizer, folder: Path) -> None:
@@ -247,7 +247,7 @@ class _ShardTokenizer:
 
     def __call__(self, shard: tuple[int, Stretch]) -> None:
         index, stretch = shard
-        # Opened for every shard: what a mapping has read counts as memory until it is closed.
+        # Opened for every shard: pages that a mapping has read count as memory until it is closed.
         texts: list[Texts] = pickle.loads(self._pickled)
         tokens: list[bytes] = []
         sentence_lengths: list[int] = []
@@ -276,7 +276,7 @@ class _ShardTokenizer:
         write_text(_record_file(self._folder, index), record)
 
     def _encode(self, sentences: list[str]) -> list[bytes]:
-        """Tokenize sentences: the bytes of the 16-bit tokens of each."""
+        """Tokenize sentences; return the bytes of each sentence's 16-bit tokens."""
         if len(self._words) > _MOST_WORDS:
             self._words.clear()
         split = [sentence.split(" ") for sentence in sentences]
@@ -289,7 +289,7 @@ class _ShardTokenizer:
 
 
 def _groups(documents: Iterable[list[str]]) -> Iterator[list[list[str]]]:
-    """Put documents into groups of at least 20,000 sentences, the last of fewer."""
+    """Group documents into at least 20,000 sentences; the last group may have fewer."""
     group: list[list[str]] = []
     sentences = 0
     for document in documents:
@@ -303,7 +303,7 @@ def _groups(documents: Iterable[list[str]]) -> Iterator[list[list[str]]]:
 
 
 def _finish(folder: Path, n_shards: int) -> None:
-    """Write where sentences and documents begin, and then `corpus.json`."""
+    """Write the positions of sentences and documents, and then `corpus.json`."""
     shards = [read_json_object(_record_file(folder, i), _ADVICE) for i in range(n_shards)]
     counts = {name: sum(shard[name] for shard in shards) for name in reversed(_SHARD_TYPES)}
     if not counts["documents"]:
@@ -336,14 +336,14 @@ def open_corpus(folder: Path) -> Corpus:
     Raises
     ------
     InputError
-        If a file is missing or does not match `corpus.json`; see the module for what is checked.
+        If a file is missing or does not match `corpus.json`; see the module for the checks.
     """
     manifest = read_manifest(folder)
     shards = [
         _map(_shard_file(folder, i, "tokens"), shard["tokens"], np.uint16)
         for i, shard in enumerate(manifest["shards"])
     ]
-    # A shard of which every document has one sentence is empty.
+    # A shard whose documents all have one sentence is empty.
     shards = [shard for shard in shards if len(shard)]
     indices = {name: _open_index(folder, name, manifest) for name in _INDICES}
     return Corpus(tokens=shards[0] if len(shards) == 1 else ShardedTokens(shards), **indices)
@@ -357,7 +357,7 @@ def _open_index(folder: Path, name: str, manifest: dict[str, Any]) -> NDArray[np
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); {_ADVICE}") from error
     if digest != manifest["sha256"][name]:
-        raise InputError(f"{path}: is damaged, it does not match its checksum; {_ADVICE}")
+        raise InputError(f"{path}: is damaged: it does not match its checksum; {_ADVICE}")
     return _map(path, manifest[name] + 1, np.int64)
 
 
@@ -367,7 +367,7 @@ def has_manifest(folder: Path) -> bool:
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """Read `corpus.json`, which is checked against its checksum.
+    """Read `corpus.json`, and check it against its checksum.
 
     Returns
     -------
@@ -382,7 +382,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """
     path = folder / _MANIFEST
     if path.exists() and not checksum_file(path).exists():
-        raise InputError(f"{path}: has no checksum, as of an earlier version; {_ADVICE}")
+        raise InputError(f"{path}: has no checksum, as an earlier version wrote it; {_ADVICE}")
     check_checksum(path, _MADE_BY)
     return read_json_object(path, _ADVICE)
 
@@ -414,7 +414,7 @@ def _map(path: Path, length: int, dtype: type[np.generic]) -> NDArray[Any]:
     try:
         array = np.load(path, mmap_mode="r")
     except Exception as error:
-        # Of a damaged header, NumPy raises what Python's own parser does.
+        # For a damaged header, NumPy raises the various errors of Python's parser.
         raise InputError(f"{path}: is missing or damaged; {_ADVICE}") from error
     if array.shape != (length,) or array.dtype != dtype:
         raise InputError(
@@ -425,7 +425,7 @@ def _map(path: Path, length: int, dtype: type[np.generic]) -> NDArray[Any]:
 
 
 def _is_whole(folder: Path, index: int, record: dict[str, Any]) -> bool:
-    """Whether the arrays of a shard are there and match its record."""
+    """Whether the arrays of a shard exist and match its record."""
     try:
         arrays = {
             name: _map(_shard_file(folder, index, name), record[name], dtype)
@@ -437,7 +437,7 @@ def _is_whole(folder: Path, index: int, record: dict[str, Any]) -> bool:
 
 
 def _is_tokenized(folder: Path, index: int) -> bool:
-    """Whether a shard was tokenized before and is whole; a damaged one gets a line in the log."""
+    """Whether a shard is tokenized and whole; the log names a damaged one."""
     file = _record_file(folder, index)
     if not file.exists():
         return False

@@ -20,7 +20,7 @@ from configs.errors import FieldError, InputError
 from configs.schema import Corpus, Source, Text, World
 from pretrain.text.world import TASK_ROWS, corpus_rows
 
-# The space after a sentence; quotes and brackets that close it belong to the sentence.
+# The space after a sentence; closing quotes and brackets belong to the sentence.
 _SENTENCE_END = re.compile(r"[.!?][\"')\]]*(\s+)(?=[\"'(\[]*[A-Z0-9])")
 _ROWS_AT_A_TIME = 50_000
 _DOCUMENTS_AT_A_TIME = 200
@@ -64,7 +64,7 @@ def load_rows(source: Source, world: World | None) -> datasets.Dataset:
             **_builder_options(source),
         )
     except Exception as error:
-        # `datasets` raises whatever its readers raise, wrapped in a general error of its own.
+        # `datasets` wraps the various errors of its readers in a general error.
         cause = error.__cause__ or error
         reason = f"{type(cause).__name__} {cause}".strip().splitlines()[0]
         raise InputError(
@@ -74,7 +74,7 @@ def load_rows(source: Source, world: World | None) -> datasets.Dataset:
 
 
 def require_files(source: Source) -> None:
-    """Check that the local files of a source are there, without reading them.
+    """Check that the local files of a source exist, without reading them.
 
     Raises
     ------
@@ -91,7 +91,7 @@ def require_files(source: Source) -> None:
 def _is_file(file: str) -> bool:
     try:
         return Path(file).is_file()
-    except OSError:  # a name that is too long, or in a folder that may not be read
+    except OSError:  # a name that is too long, or a folder without permission to read
         return False
 
 
@@ -104,7 +104,7 @@ def _builder_options(source: Source) -> dict[str, Any]:
     """Translate a source's options into those of its builder in `datasets`."""
     options: dict[str, Any] = {} if source.field is None else {"field": source.field}
     if source.path == "csv":
-        # Otherwise pandas would read words such as "null" and "NA" as missing text.
+        # By default, pandas would read words such as "null" and "NA" as missing text.
         options |= {"keep_default_na": False, "na_values": [""]}
         if source.delimiter is not None:
             options["sep"] = source.delimiter
@@ -117,21 +117,21 @@ def _builder_options(source: Source) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Texts:
-    """One source of the corpus: rows on disk, of which any stretch can be read.
+    """One source of the corpus: rows on disk; any part of it can be read.
 
     Attributes
     ----------
     text : Text
         The source as the experiment describes it.
     rows : datasets.Dataset
-        Its columns of text, memory-mapped.
+        The rows, with their columns of text, memory-mapped.
     """
 
     text: Text
     rows: datasets.Dataset
 
     def __len__(self) -> int:
-        """Count the documents, those without text included."""
+        """Count the documents, including those without text."""
         return -(-len(self.rows) // self.text.rows_per_document)
 
     def sizes(self) -> NDArray[np.int64]:
@@ -190,7 +190,7 @@ def split_sentences(line: str) -> list[str]:
     Returns
     -------
     list of str
-        Stripped; a sentence keeps the quotes and brackets that close it.
+        The sentences without surrounding spaces, with their closing quotes and brackets.
     """
     begin = 0
     sentences = []
@@ -207,8 +207,8 @@ def open_texts(corpus: Corpus, world: World | None) -> list[Texts]:
     Raises
     ------
     InputError
-        If a source cannot be read, or a column that the corpus names is not there or does
-        not hold text; the message names the source.
+        If a source cannot be read, or a column that the corpus names does not exist or is not
+        text; the message names the source.
     """
     opened = []
     for i, source in enumerate(corpus.sources):
@@ -229,8 +229,8 @@ def open_texts(corpus: Corpus, world: World | None) -> list[Texts]:
             # A column that is empty everywhere has no type.
             if not any(is_(kind) for is_ in (_is_string, pa.types.is_null)):
                 raise FieldError(
-                    f"{field}.text: the column {column!r} of {_place(source)} does not hold text "
-                    f"but {kind}; name a column of text"
+                    f"{field}.text: the column {column!r} of {_place(source)} is not text but "
+                    f"{kind}; name a column of text"
                 )
         opened.append(Texts(source, rows))
     return opened
@@ -241,7 +241,7 @@ def _is_string(kind: pa.DataType) -> bool:
 
 
 def _place(source: Source) -> str:
-    """Name the files of a source, or what else it is read from."""
+    """Name the files of a source, or the hub's data set or builder."""
     return ", ".join(_files(source)) or source.path
 
 
@@ -273,12 +273,12 @@ def cut(sizes: Sequence[NDArray[np.int64]], most: int) -> list[Stretch]:
     sizes : sequence of int64 array [document]
         Bytes of text in the documents of each source.
     most : int
-        A stretch ends with the document that brings it to `most` bytes, or with its source.
+        A stretch ends with the document that reaches `most` bytes, or at the end of its source.
 
     Returns
     -------
     list of Stretch
-        In order; together they hold every document once.
+        In order; together they contain every document once.
     """
     stretches = []
     for source, documents in enumerate(sizes):
@@ -299,8 +299,8 @@ def sample_documents(texts: Sequence[Texts], most: int) -> Iterator[list[str]]:
     texts : sequence of Texts
         The sources.
     most : int
-        Bytes of text to read. A larger corpus is cut into stretches of a thousandth of that,
-        and stretches at equal distances are read.
+        Bytes of text to read. A larger corpus is cut into stretches of a thousandth of that size,
+        of which evenly spaced ones are read.
 
     Yields
     ------

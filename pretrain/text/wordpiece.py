@@ -18,7 +18,7 @@ from configs.reading import read_text
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 _MOST_CHARACTERS = 1000
-# More than Unicode has characters.
+# More than the number of Unicode characters.
 _NO_LIMIT = 1 << 21
 
 
@@ -38,9 +38,9 @@ def train_vocabulary(
     Parameters
     ----------
     sentences : callable
-        Returns the text, from its beginning, each time it is called.
+        Returns an iterator over the whole text each time it is called.
     size : int
-        Most entries that it may have, the five special tokens included.
+        Largest number of entries, including the five special tokens.
     lowercase : bool
         Whether text is lowercased and stripped of accents, as in the uncased BERT models.
 
@@ -48,7 +48,8 @@ def train_vocabulary(
     -------
     list of str
         Entries by id: first the special tokens, then the characters that continue a word
-        (`##a`), then all others. Of more than 1,000 characters, the most frequent are entries.
+        (`##a`), then all others. If the text has more than 1,000 characters, the 1,000 most
+        frequent ones are entries.
 
     Raises
     ------
@@ -66,8 +67,8 @@ def train_vocabulary(
             counts.update(normalizer.normalize_str(sentence))
         alphabet = sorted(alphabet, key=lambda character: (-counts[character], character))
         alphabet = alphabet[:_MOST_CHARACTERS]
-    # The trainer numbers continuing characters in the order of a randomly seeded hash, and
-    # breaks ties between merges by these numbers; as special tokens they are numbered as given.
+    # The trainer would number continuing characters in the random order of a hash table, and break
+    # ties between merges by these numbers; special tokens are numbered in the given order.
     continuing = sorted({f"##{character}" for character in alphabet}.intersection(characters))
     special = [*SPECIAL_TOKENS, *continuing]
     least = len(special) + len(alphabet)
@@ -102,12 +103,12 @@ def _train(
 
 
 def read_vocabulary(path: Path) -> list[str]:
-    """Read a `vocab.txt`: one entry a line, the line number is the id.
+    """Read a `vocab.txt`: one entry on each line; the line number, from 0, is the id.
 
     Raises
     ------
     InputError
-        If the file cannot be read, does not match the checksum that `write_vocabulary` put
+        If the file cannot be read, does not match the checksum that `write_vocabulary` wrote
         beside it, lacks a special token, or has an entry twice.
     """
     check_checksum(path, made_by="python -m pretrain")
@@ -130,12 +131,12 @@ def check_vocabulary(entries: list[str], path: Path) -> None:
     entries : list of str
         Entries by id.
     path : Path
-        Where they are from, for the error.
+        The file of the entries, for the error.
 
     Raises
     ------
     InputError
-        If a special token is missing, an entry is there twice, or there are more than 65,536.
+        If a special token is missing, an entry occurs twice, or there are more than 65,536.
     """
     missing = [token for token in SPECIAL_TOKENS if token not in entries]
     if missing:
@@ -144,9 +145,7 @@ def check_vocabulary(entries: list[str], path: Path) -> None:
         twice = next(entry for entry, count in Counter(entries).items() if count > 1)
         raise InputError(f"{path}: has the entry {twice!r} twice; remove one")
     if len(entries) > 1 << 16:
-        raise InputError(
-            f"{path}: has {len(entries)} entries; 65,536 is the most that 16 bits hold"
-        )
+        raise InputError(f"{path}: has {len(entries)} entries; give a vocabulary of at most 65,536")
 
 
 def build_tokenizer(vocabulary: list[str], *, lowercase: bool) -> Tokenizer:
@@ -156,7 +155,7 @@ def build_tokenizer(vocabulary: list[str], *, lowercase: bool) -> Tokenizer:
 
 
 def add_pair_template(tokenizer: Tokenizer) -> None:
-    """Make a tokenizer put `[CLS] A [SEP]` or `[CLS] A [SEP] B [SEP]` around texts."""
+    """Set a tokenizer to encode texts as `[CLS] A [SEP]` or `[CLS] A [SEP] B [SEP]`."""
     tokenizer.post_processor = TemplateProcessing(
         single="[CLS] $A [SEP]",
         pair="[CLS] $A [SEP] $B:1 [SEP]:1",

@@ -1,11 +1,12 @@
-"""The embedded data: a small world, a corpus about it and two tasks over it.
+"""The embedded data: a small world, a corpus about it and two tasks.
 
 The world has animals of several kinds, with Zipf-distributed frequencies. The kind of an
 animal determines where it lives, what it eats and what it does. A document is about a few
 animals of one kind, so that neighbouring sentences belong together. The inference task asks
 whether a sentence follows from another one and from the facts of the world. The habitat task
-asks whether a sentence is about a land or a water animal; half of the kinds are either. The
-kind of a rare animal can be learned from the corpus, but hardly from a task's training set.
+asks whether a sentence is about a land or a water animal; half of the kinds live on land, half
+in water. The kind of a rare animal can be learned from the corpus, but hardly from a task's
+training set.
 
 Everything is a function of the world's settings; nothing is read or downloaded.
 """
@@ -48,7 +49,7 @@ class Lexicon:
     frequency : float array [animal]
         Zipf-distributed probabilities.
     homes, foods, actions : tuple of tuple of str
-        By kind: where its animals live, what they eat, what they do.
+        For each kind, the places, foods and actions of its animals.
     adjectives : tuple of (str, str)
         Pairs of opposites; they do not depend on the kind.
     """
@@ -62,15 +63,15 @@ class Lexicon:
     adjectives: tuple[tuple[str, str], ...]
 
     def kind_of(self, animal: int) -> int:
-        """Kind of an animal, both by number."""
+        """Return the number of an animal's kind."""
         return animal % len(self.kinds)
 
     def habitat_of(self, kind: int) -> str:
-        """Where a kind lives: `land` or `water`."""
+        """Return the habitat of a kind: `land` or `water`."""
         return HABITATS[kind % len(HABITATS)]
 
     def of_kind(self, kind: int) -> range:
-        """List the animals of a kind, by number."""
+        """List the numbers of a kind's animals."""
         return range(kind, len(self.animals), len(self.kinds))
 
 
@@ -94,7 +95,7 @@ def build_lexicon(world: World) -> Lexicon:
         )
 
     n_animals = world.kinds * world.members
-    # Ranks are dealt at random, so that every kind has frequent and rare animals.
+    # Ranks are assigned at random, so that every kind has frequent and rare animals.
     weight = 1.0 / (1.0 + rng.permutation(n_animals)) ** _ZIPF_EXPONENT
     return Lexicon(
         kinds=tuple(word(2) for _ in range(world.kinds)),
@@ -113,7 +114,7 @@ def corpus_rows(world: World) -> list[dict[str, str]]:
     Returns
     -------
     list of {"text": str}
-        One document a row, one sentence a line.
+        One document per row, one sentence per line.
     """
     lexicon = build_lexicon(world)
     seed = derive_seed("world", world.seed, "corpus")
@@ -160,8 +161,8 @@ def _document(lexicon: Lexicon, rng: np.random.Generator) -> list[str]:
     return sentences
 
 
-# How a pair is made, how often, and its true label. In the last seven, HANS's heuristics predict
-# "entailment", which is mostly but not always true.
+# Constructions of a pair: how frequent each is, and its true label. In the last seven, HANS's
+# heuristics predict "entailment", which is mostly but not always true.
 _CONSTRUCTIONS = {
     "kind": (0.13, "entailment"),
     "other_kind": (0.13, "contradiction"),
@@ -197,9 +198,9 @@ def inference_rows(world: World, split: str) -> list[dict[str, str]]:
     list of dict
         `text_a` (premise), `text_b` (hypothesis), `label`, and the metadata `true_label`,
         `wrong_label` (yes or no), `construction` (how the hypothesis was made) and
-        `heuristic`: `constituent`, `subsequence` or `lexical_overlap` where the hypothesis
-        is a clause of the premise, a run of its words or made of its words (McCoy et al.,
-        2019), else `none`.
+        `heuristic`: `constituent`, `subsequence` or `lexical_overlap` if the hypothesis is a
+        clause of the premise, consecutive words of it or consists of its words (McCoy et
+        al., 2019), otherwise `none`.
     """
     n = _count("inference", split, {"train": world.train, "evaluation": world.evaluation})
     lexicon = build_lexicon(world)
@@ -211,8 +212,8 @@ def inference_rows(world: World, split: str) -> list[dict[str, str]]:
     return [_instance(lexicon, generator(seed, row), shares, row in wrong) for row in range(n)]
 
 
-# How often each is made: for each of HANS's heuristics, half of the pairs are entailed
-# (McCoy et al., 2019).
+# Relative frequencies of the constructions: for each of HANS's heuristics, half of the pairs are
+# entailed (McCoy et al., 2019).
 _HANS_CONSTRUCTIONS = {
     "same_adjective": 1,
     "near_first": 1,
@@ -225,7 +226,7 @@ _HANS_CONSTRUCTIONS = {
 
 
 def hans_rows(world: World, split: str) -> list[dict[str, str]]:
-    """Generate instances of two classes on which HANS's heuristics are correct half of the time.
+    """Generate instances of two classes on half of which HANS's heuristics are correct.
 
     Parameters
     ----------
@@ -237,7 +238,7 @@ def hans_rows(world: World, split: str) -> list[dict[str, str]]:
     Returns
     -------
     list of dict
-        As `inference_rows` returns them, with the labels `entailment` and `non-entailment`.
+        As of `inference_rows`, with the labels `entailment` and `non-entailment`.
     """
     n = _count("hans", split, {"evaluation": world.hans})
     lexicon = build_lexicon(world)
@@ -250,8 +251,8 @@ def hans_rows(world: World, split: str) -> list[dict[str, str]]:
     return rows
 
 
-# How a sentence about an animal is made, and how often. In the last two, another word suggests the
-# other habitat.
+# Constructions of a sentence about an animal, and their frequencies. In the last two, another word
+# suggests the other habitat.
 _SENTENCES = {
     "adjective": 0.3,
     "fact": 0.3,
@@ -408,7 +409,7 @@ def _instance(
 
 
 def heuristic(premise: str, hypothesis: str, clauses: Sequence[str]) -> str:
-    """Name the most specific of HANS's heuristics (McCoy et al., 2019) that a pair fits, if any."""
+    """Name the most specific of HANS's heuristics (McCoy et al., 2019) that applies to a pair."""
     if hypothesis.removesuffix(" .") in clauses:
         return "constituent"
     words, run = premise.split(), hypothesis.split()[:-1]

@@ -517,6 +517,6 @@ def test_a_folder_that_cannot_be_made_is_refused_at_once(
     monkeypatch.setattr("analysis.report.folder.os.access", lambda path, mode: not mode & os.W_OK)
     result = run(store, "--out", tmp_path / "new" / "out")
     assert result.exit_code == 2
-    assert f"nothing may be written to {tmp_path}; give another folder" in result.output
+    assert f"no permission to write to {tmp_path}; give another folder" in result.output
     assert "instances in" not in result.output
     assert not (tmp_path / "new").exists()

@@ -65,7 +65,7 @@ def test_what_is_there_stays_and_is_named(tmp_path: Path, kind: str) -> None:
     else:
         path.symlink_to(tmp_path / "nowhere")
     before = files_of(tmp_path)
-    with pytest.raises(InputError, match="store: is there already"), folder_written_beside(path):
+    with pytest.raises(InputError, match="store: exists already"), folder_written_beside(path):
         pytest.fail("the block ran")
     assert files_of(tmp_path) == before
     assert [entry.name for entry in tmp_path.iterdir()] == ["store"]
@@ -74,7 +74,7 @@ def test_what_is_there_stays_and_is_named(tmp_path: Path, kind: str) -> None:
 def test_what_appeared_during_the_block_stays(tmp_path: Path) -> None:
     path = tmp_path / "store"
     with (
-        pytest.raises(InputError, match="is there already"),
+        pytest.raises(InputError, match="exists already"),
         folder_written_beside(path) as partial,
     ):
         (partial / "a").write_text("ours")

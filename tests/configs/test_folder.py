@@ -86,7 +86,7 @@ def test_a_folder_with_other_things_is_refused(tmp_path: Path) -> None:
     output = tmp_path / "out"
     output.mkdir()
     (output / "thesis.txt").write_text("mine")
-    with pytest.raises(InputError, match=r"out: is there already and is no experiment"):
+    with pytest.raises(InputError, match=r"out: exists already and is not the folder"):
         prepare_folder(small_experiment(output))
     assert files_of(output) == {"thesis.txt": b"mine"}
 
@@ -94,7 +94,7 @@ def test_a_folder_with_other_things_is_refused(tmp_path: Path) -> None:
 def test_a_file_in_the_folder_s_place_is_refused(tmp_path: Path) -> None:
     output = tmp_path / "out"
     output.write_text("mine")
-    with pytest.raises(InputError, match=r"out: is there already and is no experiment"):
+    with pytest.raises(InputError, match=r"out: exists already and is not the folder"):
         prepare_folder(small_experiment(output))
     with pytest.raises(InputError, match=r"inside: cannot be made"):
         prepare_folder(small_experiment(output / "inside"))

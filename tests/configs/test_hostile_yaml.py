@@ -121,11 +121,11 @@ def test_mutated_experiments_are_used_or_refused_in_one_line(tmp_path: Path) -> 
         ),
         (chain(200), "line 50: nested deeper than 50"),
         ("[" * 100_000, "line 1: nested deeper than 50"),
-        ("a: &a [*a]\n", "line 1: an alias names what it is in"),
-        ("x: 1\ny: !!int x\n", "line 2: 'x' is no int; correct it"),
+        ("a: &a [*a]\n", "line 1: an alias refers to a value that contains it"),
+        ("x: 1\ny: !!int x\n", "line 2: 'x' is not of type int; correct it"),
         ("a: {b: {c: 1, 0x10: 2, 16: 3}}\n", "line 1: 16 is given twice; keep one"),
         ('"a\\nb": 1\n"a\\nb": 2\n', r"line 2: a\nb is given twice; keep one"),
-        ('a: "\\ud800"\n', "line 1: a character that is no text"),
+        ('a: "\\ud800"\n', "line 1: a character that is not valid text"),
         ('a: "\\UFFFFFFFF"\n', "not valid YAML"),
         ("a: " + "x" * 300_000, "has more than 262,144 bytes"),
     ],
@@ -190,7 +190,7 @@ def test_a_hostile_field_is_named_by_every_command(
 
 def test_kept_encoders_and_runs_are_bounded() -> None:
     settings = {"steps": 1_000_000, "keep": [{"every": 50}]}
-    with pytest.raises(ValueError, match="keeps 20,000 encoders a run; 10,000 are the most"):
+    with pytest.raises(ValueError, match="keeps 20,000 encoders of each run; 10,000 are the most"):
         Experiment.model_validate(small("out", pretraining=settings))
     with pytest.raises(ValueError, match="make 2,000,000 classifiers; 1,000,000 are the most"):
         Experiment.model_validate(
@@ -203,9 +203,9 @@ def test_a_named_pipe_or_a_device_is_not_waited_for(tmp_path: Path) -> None:
     for path in (tmp_path / "pipe.yaml", Path("/dev/zero")):
         for command in (pretrain, finetune):
             invoke(command, str(path))
-        assert outcome(path) == f"{path}: is no regular file; give an experiment file"
+        assert outcome(path) == f"{path}: is not a regular file; give an experiment file"
     refusal = outcome(write_config(tmp_path / "x.yaml", {**small("out"), "tasks": "pipe.yaml"}))
-    assert refusal == f"{tmp_path / 'pipe.yaml'}: is no regular file; give an experiment file"
+    assert refusal == f"{tmp_path / 'pipe.yaml'}: is not a regular file; give an experiment file"
 
 
 @pytest.mark.parametrize("name", ["a\0b.yaml", "x" * 5000, "x/" * 2500, "a\nb", "é" * 200, ".."])

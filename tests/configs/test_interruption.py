@@ -17,7 +17,7 @@ from tests.analysis.simulation import simulate_probability, write_store
 from tests.experiments import command, environment, files_of, run_stage, small, write_config
 
 LONGEST = 120.0
-LINE = "{}; what is finished is kept, run the same command again to go on"
+LINE = "{}; run the same command again to continue from what is finished"
 
 # Workers that say that they work, and then take very long, whatever the terminal sends them.
 SLOW = """

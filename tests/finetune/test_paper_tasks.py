@@ -281,7 +281,7 @@ def test_an_absent_file_says_where_it_comes_from(
         load_task(alone, None)
     assert found.value.message == (
         f"tasks.{task.name}.{name}: {entry.data_files}: no such file in {tmp_path}; put it there, "
-        f"from {entry.origin}, or leave this entry out"
+        f"from {entry.origin}, or remove this entry"
     )
 
 
@@ -294,8 +294,8 @@ def test_a_check_looks_for_local_files_before_it_asks_the_hub(
     assert result.exit_code == 2
     assert result.stderr == (
         "Error: tasks.mnli.HANS: data/HANS/heuristics_evaluation_set.txt: no such file in "
-        f"{tmp_path}; put it there, from https://github.com/tommccoy1/hans, or leave this entry "
-        "out (and 10 more such entries)\n"
+        f"{tmp_path}; put it there, from https://github.com/tommccoy1/hans, or remove this entry "
+        "(and 10 more such entries)\n"
     )
     assert not list(tmp_path.iterdir())
 

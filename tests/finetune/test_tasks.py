@@ -140,7 +140,7 @@ BAD: list[tuple[dict[str, Any], list[dict[str, Any]], str]] = [
         rows(3),
         "tasks.task.dev: has no instances; check its split and label_map",
     ),
-    ({"guid": "guid"}, [*rows(3), *rows(1)], "tasks.task: the guid 'dev-0' is there twice"),
+    ({"guid": "guid"}, [*rows(3), *rows(1)], "tasks.task: the guid 'dev-0' occurs twice"),
     ({}, [*rows(1), *rows(1, text_b=None)], "tasks.task.dev: dev-1 has no text in text_b"),
     (
         {"split": "validation"},
@@ -151,7 +151,7 @@ BAD: list[tuple[dict[str, Any], list[dict[str, Any]], str]] = [
         {"data_files": "absent.json", "origin": "https://example.org"},
         rows(3),
         "tasks.task.dev: absent.json: no such file in {cwd}; put it there, from "
-        "https://example.org, or leave this entry out",
+        "https://example.org, or remove this entry",
     ),
     (
         {"field": "predictions"},
@@ -287,14 +287,19 @@ def test_a_check_leaves_out_what_is_prepared(tmp_path: Path) -> None:
 
 
 REFUSED_BY_A_CHECK: list[tuple[dict[str, Any], dict[str, Any], list[dict[str, Any]], str]] = [
-    ({}, {"metadata": ["genre"]}, rows(6, genre={"a": 1}), ".*metadata 'genre' holds mixed values"),
-    ({}, {"metadata": ["genre"]}, rows(6, genre=["a"]), ".*metadata 'genre' holds mixed values"),
-    ({}, {"metadata": ["label"]}, rows(6), r"\.dev\.metadata: 'label' is what another column"),
-    ({}, {"guid": "guid"}, [*rows(5), *rows(1, guid="")], r"\.dev\.guid: row 5 has nothing in"),
-    ({}, {"guid": "guid"}, [*rows(5), *rows(1, guid=None)], r"\.dev\.guid: row 5 has nothing in"),
-    ({}, {"guid": "genre"}, rows(6, genre=[1]), r"\.dev\.guid: the column 'genre' holds neither"),
+    ({}, {"metadata": ["genre"]}, rows(6, genre={"a": 1}), ".*metadata 'genre' has mixed values"),
+    ({}, {"metadata": ["genre"]}, rows(6, genre=["a"]), ".*metadata 'genre' has mixed values"),
+    (
+        {},
+        {"metadata": ["label"]},
+        rows(6),
+        r"\.dev\.metadata: 'label' is the name of another",
+    ),
+    ({}, {"guid": "guid"}, [*rows(5), *rows(1, guid="")], r"\.dev\.guid: row 5 has no value in"),
+    ({}, {"guid": "guid"}, [*rows(5), *rows(1, guid=None)], r"\.dev\.guid: row 5 has no value in"),
+    ({}, {"guid": "genre"}, rows(6, genre=[1]), r"\.dev\.guid: the column 'genre' has neither"),
     ({}, {}, [*rows(5), *rows(1, label="")], r"\.dev: dev-5 has the label '', which is not among"),
-    ({"folds": 13}, {}, rows(6), r"\.folds: 12 instances cannot be dealt into 13 folds"),
+    ({"folds": 13}, {}, rows(6), r"\.folds: 12 instances cannot be divided into 13 folds"),
     ({"labels": [0, 1]}, {"label": "gold"}, rows(6, gold=2), r"\.dev: dev-0 has the label '2', .*"),
 ]
 
@@ -340,7 +345,7 @@ def test_metadata_of_two_sets_is_of_one_type(tmp_path: Path) -> None:
         return Task(name="task", labels=LABELS, train=train, evaluation=dev)
 
     assert load_task(task(1, 2.5), None).evaluation["genre"].tolist() == [1] * 3 + [2.5] * 3
-    with pytest.raises(InputError, match=r"^tasks\.task: the metadata 'genre' holds mixed"):
+    with pytest.raises(InputError, match=r"^tasks\.task: the metadata 'genre' has mixed"):
         load_task(task("a", 2), None)
     # A reader of JSON takes such text for a date.
     genres = load_task(task("2020-01-02", None), None).evaluation["genre"]

@@ -1,8 +1,8 @@
-"""Numbers that the paper, its longer appendix and its notebook print, as CSV files.
+"""The published numbers of the paper, its longer appendix and its notebook, as CSV files.
 
 Zhong, Ghosh, Klein and Steinhardt: Are Larger Pretrained Language Models Uniformly Better?
-Comparing Performance at the Instance Level. Findings of ACL 2021. Fractions, not percent; the
-README beside the files says which table each holds.
+Comparing Performance at the Instance Level. Findings of ACL 2021. All numbers are fractions, not
+percent. The README beside the files lists the table of each file.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ EPSILON = 1e-12
 
 @dataclass(frozen=True)
 class Digits:
-    """How a number is printed.
+    """The number of digits with which a number is printed.
 
     Attributes
     ----------
@@ -29,7 +29,7 @@ class Digits:
     significant : bool
         Whether `digits` counts significant digits.
     truncated : bool
-        Whether further digits are cut off instead of rounded.
+        Whether the number is truncated instead of rounded.
     """
 
     digits: int
@@ -51,28 +51,28 @@ THREE_SIGNIFICANT = Digits(3, significant=True)
 
 
 def unchanged(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return a frame as it is, for tables laid out as the published ones."""
+    """Return a frame as it is, for tables with the layout of the published numbers."""
     return frame
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where numbers of a table are published.
+    """A published table with which a table of ours is compared.
 
     Attributes
     ----------
     table : str
-        Where they are printed: ``Table N`` of the paper, or ``notebook``.
+        Where the numbers are printed: ``Table N`` of the paper, or ``notebook``.
     file : str
         Name of the file of published numbers.
     keys : tuple of str
-        Columns, besides ``task``, that name a row in both.
+        Columns that, with ``task``, identify a row in both tables.
     values : dict of str to (str, Digits)
-        By column of the published numbers, our column, and how the number is printed.
+        For each published column, our column, and how the number is printed.
     only : dict
-        Our rows that are meant, by column, where the published ones do not say.
+        Columns and values that select our rows, where our table has more rows than the published.
     prepare : callable
-        Gives our rows the layout of the published ones, where it differs; keeps the columns task,
+        Gives our rows the layout of the published ones, if it differs. Keeps the columns task,
         split and `keys`, and the column ``known``, the paper's name of the task.
     """
 

@@ -55,8 +55,8 @@ def test_counts_by_group_and_category(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "named"),
     [
-        ([1], "no dict"),
-        ({"dev": [1, 2]}, "'dev' is no triple"),
+        ([1], "not a dict"),
+        ({"dev": [1, 2]}, "'dev' is not a triple"),
         ({"dev": entry(["Correct", "Good"])}, "'Good'"),
         ({"dev": ([1], ["neither"], {"x": ["Wrong"]})}, "'neither'"),
         ({"dev": ([1], ["control"], {"x": []})}, "'x' has no label for each instance"),

@@ -129,7 +129,7 @@ def test_unfinished_seeds_are_left_out_and_named(tmp_path: Path) -> None:
     expected = (probability["large"][:, :, :, -1].argmax(axis=-1) == 0).sum(axis=2)[:, [0, 2, 3]]
     np.testing.assert_array_equal(correct, expected)
     assert task.notes == (
-        "inference, large: 1 of 12 runs are not finished; pretraining seeds left out: 2",
+        "inference, large: 1 of 12 runs are not finished; pretraining seeds skipped: 2",
     )
 
 
@@ -140,7 +140,7 @@ def test_chosen_splits_only(tmp_path: Path) -> None:
     assert [split.split for split in chosen.splits] == ["dev", "snli"]
     for split, expected in zip(chosen.splits, (dev, snli), strict=True):
         np.testing.assert_array_equal(split.runs.correct[1], expected.runs.correct[1])
-    with pytest.raises(InputError, match=r"no split train; it has dev, hans, snli"):
+    with pytest.raises(InputError, match=r"no split train; choose from dev, hans, snli"):
         read(path, splits=("train",))
 
 
@@ -164,10 +164,10 @@ def test_stores_that_disagree_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"again.zarr: size mini of task inference is also in"):
         read(first, again)
     fewer = write_store(tmp_path / "fewer.zarr", {"large": probability["large"][:20]})
-    with pytest.raises(InputError, match=r"fewer.zarr: other instances than .*first.zarr"):
+    with pytest.raises(InputError, match=r"fewer.zarr: its instances differ from .*first.zarr"):
         read(first, fewer)
     seeds = write_store(tmp_path / "seeds.zarr", {"large": probability["large"][:, :, :2]})
-    with pytest.raises(InputError, match=r"seeds.zarr: other `finetune_seed` than"):
+    with pytest.raises(InputError, match=r"seeds.zarr: its `finetune_seed` differ from"):
         read(first, seeds)
 
 

@@ -95,7 +95,7 @@ def test_absent_runs_stay_unfinished(tmp_path: Path) -> None:
     source = released(tmp_path / "mnli")
     (source / "results" / "sminip2f3epoch12over3.tsv").unlink()
     result = run("import-release", source, "--out", tmp_path / "mnli.zarr")
-    assert result.output.startswith("runs absent, which stay unfinished: 1")
+    assert result.output.startswith("1 runs have no file and stay unfinished")
     finished = finished_runs(tmp_path / "mnli.zarr")
     assert len(finished) == 23 and ("mini", 2, 3, 4.0) not in finished
     ensemble = open_store(tmp_path / "mnli.zarr")["ensemble_correct"].load()
@@ -404,7 +404,7 @@ def test_a_store_that_cannot_be_exported(tmp_path: Path) -> None:
     shutil.copy(instances_path(store), instances_path(damaged))
     for chunk in (damaged / "probability").glob("c.*"):
         chunk.write_bytes(b"no chunk")
-    assert_one_line(run("export-release", damaged, "--out", tmp_path / "x"), "not its own")
+    assert_one_line(run("export-release", damaged, "--out", tmp_path / "x"), "do not match")
     instances_path(store).unlink()
     assert_one_line(run("export-release", store, "--out", tmp_path / "x"), "instances.parquet")
     assert not (tmp_path / "x").exists()

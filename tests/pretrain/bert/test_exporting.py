@@ -256,7 +256,7 @@ def test_an_encoder_without_heads_is_exported_as_such(tmp_path: Path) -> None:
     assert back.weights.keys() == found.weights.keys()
 
     before = files_of(tmp_path / "out")
-    with pytest.raises(InputError, match="out: is there already; remove it, or give"):
+    with pytest.raises(InputError, match="out: exists already; remove it, or give"):
         export_checkpoint(tmp_path / "out", found.weights, **options)
     assert files_of(tmp_path / "out") == before
     with pytest.raises(InputError, match=r"kernel is missing, and should have shape \(16, 2\)"):
@@ -276,14 +276,14 @@ CLASSIFIER = ["--size", "base", "--pretrain-seed", "1", "--task", "inference"]
             ["--size", "base", "--pretrain-seed", "1", "--task", "x", "--finetune-seed", "1"],
             "--task: no 'x'; the tasks are inference",
         ),
-        (CLASSIFIER, "--task, --finetune-seed: a classifier needs both"),
+        (CLASSIFIER, "--task, --finetune-seed: give both for a classifier"),
         (
             [*CLASSIFIER, "--finetune-seed", "1", "--epoch", "3.5"],
             "--epoch: no 3.5; the checkpoints are after 3, 4",
         ),
         (
             [*CLASSIFIER, "--finetune-seed", "9"],
-            "out/finetune/inference/base/p1f9/fold0/epoch-4.0000.safetensors: is not there",
+            "out/finetune/inference/base/p1f9/fold0/epoch-4.0000.safetensors: no such file",
         ),
     ],
 )

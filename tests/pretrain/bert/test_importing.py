@@ -241,20 +241,20 @@ def no_finite(arrays: dict[str, Any]) -> None:
 
 POOLER = "bert.pooler.dense.weight"
 BAD = [
-    (lambda f: (f / "vocab.txt").unlink(), "has no vocab.txt; put"),
+    (lambda f: (f / "vocab.txt").unlink(), "has no vocab.txt; add"),
     (lambda f: set_vocabulary(f, VOCABULARY[:-1]), "vocab_size is 37, and its vocabulary has 36"),
     (lambda f: set_vocabulary(f, VOCABULARY[1:]), "vocab.txt: lacks [PAD]"),
-    (lambda f: (f / "config.json").unlink(), "has no config.json; put"),
+    (lambda f: (f / "config.json").unlink(), "has no config.json; add"),
     (lambda f: (f / "config.json").write_text("{"), "config.json: cannot be read (not JSON); get"),
-    (lambda f: (f / "config.json").write_text("[]"), "config.json: is no JSON object"),
+    (lambda f: (f / "config.json").write_text("[]"), "config.json: is not a JSON object"),
     (
         lambda f: (f / "config.json").write_text("[" * 100_000),
         "config.json: cannot be read (nested",
     ),
-    (lambda f: set_tokenizer(f, {"[PAD]": 0, "a": "1"}), "tokenizer.json: holds no WordPiece"),
-    (lambda f: set_tokenizer(f, {"[PAD]": [0]}), "tokenizer.json: holds no WordPiece"),
-    (lambda f: set_tokenizer(f, [1]), "tokenizer.json: holds no WordPiece"),
-    (lambda f: (f / "model.safetensors").unlink(), "holds no model.safetensors, pytorch_model"),
+    (lambda f: set_tokenizer(f, {"[PAD]": 0, "a": "1"}), "tokenizer.json: has no WordPiece"),
+    (lambda f: set_tokenizer(f, {"[PAD]": [0]}), "tokenizer.json: has no WordPiece"),
+    (lambda f: set_tokenizer(f, [1]), "tokenizer.json: has no WordPiece"),
+    (lambda f: (f / "model.safetensors").unlink(), "has no model.safetensors, pytorch_model"),
     (lambda f: truncate(f / "model.safetensors"), "model.safetensors: is damaged"),
     (lambda f: set_config(f, num_hidden_layers=3), "num_hidden_layers is 3, and layers of size"),
     (lambda f: set_config(f, hidden_size=32), "hidden_size is 32, and hidden of size 'base' is 16"),
@@ -348,7 +348,7 @@ def test_bad_folders_in_googles_layout_are_refused(tmp_path: Path, good: dict[st
 
     two = copy("two")
     shutil.copy(two / "bert_model.ckpt.index", two / "model.ckpt-100.index")
-    assert "holds 2 TensorFlow checkpoints" in refusal(two)
+    assert "has 2 TensorFlow checkpoints" in refusal(two)
 
 
 def test_a_pickle_that_does_more_than_hold_tensors_is_not_run(
@@ -380,8 +380,8 @@ def test_a_pickle_without_pytorch_is_told(
 @pytest.mark.parametrize(
     ("name", "changed", "message"),
     [
-        ("no/such/folder", {}, "no/such/folder: no such folder, and no name of a model"),
-        ("nobody/no-model", {}, "nobody/no-model: is no folder here, and the Hugging Face hub did"),
+        ("no/such/folder", {}, "no/such/folder: is neither a folder nor the name of a model"),
+        ("nobody/no-model", {}, "nobody/no-model: is not a folder, and cannot be downloaded"),
     ],
 )
 def test_a_checkpoint_that_is_nowhere_is_refused(
@@ -489,7 +489,7 @@ def test_checkpoints_of_two_vocabularies_are_refused(tmp_path: Path) -> None:
     experiment["pretraining"]["checkpoints"]["base"] = str(tmp_path / "seed_{seed}")
     config = write_config(tmp_path / "imported.yaml", experiment)
     loaded = Experiment.model_validate(experiment)
-    with pytest.raises(InputError, match="seed_5: its vocabulary is not that of the checkpoints"):
+    with pytest.raises(InputError, match="seed_5: its vocabulary differs from that of"):
         pretrain_experiment(loaded, 1)
     assert encoder_file(loaded.output, "base", 4).is_file()
     assert not encoder_file(loaded.output, "base", 5).is_file()

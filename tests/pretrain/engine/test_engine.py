@@ -145,7 +145,7 @@ def test_from_a_damaged_checkpoint_it_goes_back_to_the_one_before(
     assert same(weights["base/p1"], uninterrupted)
     assert done[0] == (begins or 10) and sum(done) == STEPS
     lines = [record.getMessage() for record in caplog.records]
-    instead = f"goes on from step {begins}" if begins else "starts anew"
+    instead = f"continues from step {begins}" if begins else "starts again"
     # Of an older one nobody asks while the newer one is whole.
     named = sorted(damaged, reverse=True) if 30 in damaged else []
     assert len(lines) == len(named)

@@ -96,7 +96,7 @@ def test_a_file_without_a_checksum_is_taken_as_it_is(tmp_path: Path) -> None:
 
 
 def test_what_is_not_there_is_named_with_what_makes_it(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"x\.safetensors: is not there.* run python -m finetune"):
+    with pytest.raises(InputError, match=r"x\.safetensors: no such file.* run python -m finetune"):
         read_arrays(tmp_path / "x.safetensors", made_by="python -m finetune")
 
 

@@ -71,7 +71,7 @@ def test_rows_draw_from_streams_of_their_own() -> None:
     assert len(np.unique(np.column_stack([first, second]))) == 24
     # A row's numbers are Philox's, with its key as the counter's highest word.
     assert first[3] == generator(seed, 7).random()
-    with pytest.raises(ValueError, match="asked of"):
+    with pytest.raises(ValueError, match="requested of"):
         draws.random((4, 15))
 
 

@@ -169,7 +169,7 @@ def test_of_many_that_wait_one_at_a_time_takes_over(tmp_path: Path) -> None:
 def test_another_time_to_expire_is_refused(tmp_path: Path) -> None:
     with (
         process(HOLDER, str(tmp_path), "5", ""),
-        pytest.raises(InputError, match=r"p1\.claim: is claimed with another claim_expires"),
+        pytest.raises(InputError, match=r"p1\.claim: a process with another claim_expires"),
     ):
         Claim(experiment(tmp_path), "pretrain/base/p1").take()
 

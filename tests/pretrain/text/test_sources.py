@@ -97,7 +97,7 @@ def test_what_cannot_be_read_is_refused_by_its_name(tmp_path: Path) -> None:
     numbers = write_release(tmp_path / "numbers.json", [{"text": 3}])
     with pytest.raises(
         InputError,
-        match=r"^corpus\.sources\.0\.text: the column 'text' of .*numbers\.json does not hold text",
+        match=r"^corpus\.sources\.0\.text: the column 'text' of .*numbers\.json is not text",
     ):
         read(Text(path="json", data_files=str(numbers), field="predict"))
 

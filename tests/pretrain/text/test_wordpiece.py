@@ -95,7 +95,7 @@ def test_a_damaged_vocabulary_of_an_experiment_is_refused(
         flipped[place] ^= 1
         for damaged in (bytes(flipped), content[:place]):
             path.write_bytes(damaged)
-            with pytest.raises(InputError, match=r"vocab\.txt: is damaged, .* remove it, and run "):
+            with pytest.raises(InputError, match=r"vocab\.txt: is damaged: .* remove it, and run "):
                 read_vocabulary(path)
     path.write_bytes(content)
     for damaged in (checksum[:10], b"", b"\xff"):
