@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +26,14 @@ from predict.tensor.contract import configuration_hash
 from predict.tensor.creating import new_store, set_configuration
 from predict.tensor.opening import open_store
 from predict.tensor.specification import TensorSpecification
-from predict.tensor.writing import CheckedRun, Position, check_run, finish_store, write_models
+from predict.tensor.writing import (
+    CheckedRun,
+    Position,
+    check_run,
+    finish_store,
+    models_per_chunk,
+    write_models,
+)
 
 VALUES_PARSED_AT_ONCE = 1 << 17
 """Number of probabilities of small files that are parsed at once."""
@@ -186,7 +194,12 @@ def import_release(
         digests: list[str] = []
         accuracies: list[float] = []
         finished: list[Position] = []
-        for runs in _neighbouring_models(_parsed(release, parse), rows * len(release.labels)):
+        models = _models_written_at_once(release, models_per_chunk(partial))
+        for _, group in itertools.groupby(
+            _parsed(release, parse),
+            lambda item: (item[1].position.size, item[1].position.pretrain_seed // models),
+        ):
+            runs = list(group)
             write_models(partial, [run for _, run in runs])
             for digest, run in runs:
                 digests.append(digest)
@@ -199,31 +212,11 @@ def import_release(
     return Imported(len(accuracies), float(np.mean(accuracies)))
 
 
-def _neighbouring_models(
-    parsed: Iterable[tuple[str, CheckedRun]], values: int
-) -> Iterator[list[tuple[str, CheckedRun]]]:
-    """Group runs, with their digests, by neighbouring pretrained models of the store.
-
-    A group holds all runs of its models, and ends once it has `VALUES_WRITTEN_AT_ONCE`.
-
-    Parameters
-    ----------
-    parsed : iterable of (digest, run)
-        Ordered by size and pretraining seed.
-    values : int
-        Probabilities of a run.
-    """
-    gathered: list[tuple[str, CheckedRun]] = []
-    for digest, run in parsed:
-        if gathered:
-            size, seed = gathered[-1][1].position[:2]
-            same = run.position[:2] == (size, seed)
-            is_next = run.position[:2] == (size, seed + 1)
-            if not same and not (is_next and len(gathered) * values < VALUES_WRITTEN_AT_ONCE):
-                yield gathered
-                gathered = []
-        gathered.append((digest, run))
-    yield gathered
+def _models_written_at_once(release: Release, per_chunk: int) -> int:
+    """Count the pretraining seeds that are gathered: whole chunks, several where they are small."""
+    runs = len(release.finetune_seeds) * len(release.thirds)
+    values = len(release.instances) * len(release.labels) * runs * per_chunk
+    return per_chunk * max(VALUES_WRITTEN_AT_ONCE // values, 1)
 
 
 def _parsed(

@@ -90,7 +90,7 @@ def new_store(path: Path | str, specification: TensorSpecification) -> Iterator[
     """Build a store beside `path`, and move it to `path` when the block ends without an error.
 
     For importers, which fill a whole store at once. A chunk holds all runs of one pretrained
-    model, for as many instances as its size allows.
+    model, for as many instances as its size allows, or of several models with few instances.
 
     Parameters
     ----------
@@ -181,15 +181,19 @@ def _write_empty(
 
 
 def _chunks(dims: tuple[str, ...], sizes: Mapping[str, int], chunk_of: str) -> tuple[int, ...]:
-    """Return the lengths of a chunk of one run, or of all runs of one model."""
+    """Return the lengths of a chunk of one run, or of all runs of one model or several small ones.
+
+    All chunks have at most as many bytes as a chunk of one run.
+    """
     if chunk_of == "model" and "instance" not in dims:
         return tuple(sizes[dim] for dim in dims)
     steps = {"instance": INSTANCES_PER_CHUNK, "label": sizes["label"]}
-    if chunk_of == "model" and "finetune_seed" in dims:
+    if chunk_of == "model":
         runs = sizes["finetune_seed"] * sizes["epoch"]
-        steps |= {dim: sizes[dim] for dim in ("finetune_seed", "epoch")}
-        # The same number of bytes as a chunk of one run.
-        steps["instance"] = max(INSTANCES_PER_CHUNK // runs, 1)
+        steps["pretrain_seed"] = max(INSTANCES_PER_CHUNK // (runs * sizes["instance"]), 1)
+        if "finetune_seed" in dims:
+            steps |= {dim: sizes[dim] for dim in ("finetune_seed", "epoch")}
+            steps["instance"] = max(INSTANCES_PER_CHUNK // runs, 1)
     return tuple(min(steps.get(dim, 1), sizes[dim]) for dim in dims)
 
 

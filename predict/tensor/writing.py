@@ -217,6 +217,11 @@ def finish_runs(
             remove_kept(store.path, (s, p))
 
 
+def models_per_chunk(path: Path | str) -> int:
+    """Count the consecutive pretraining seeds of a size that a chunk of a store holds."""
+    return int(_open_for_writing(Path(path)).arrays["correct"].chunks[2])
+
+
 def write_models(path: Path | str, runs: Sequence[CheckedRun]) -> None:
     """Write all runs of models of one size at once, in a store that no other process writes.
 

@@ -274,17 +274,25 @@ def test_what_a_killed_process_kept_is_removed_when_the_stage_runs_again(tmp_pat
     for f in (1, 2, 3):
         run: dict[str, Any] = {"pretrain_seed": 1, "finetune_seed": f, "epoch": 4.0}
         write_run(path, size="mini", **run, probability=draw(f))
-    kept = sorted(tmp_path.glob("*.npy"))
+    kept = sorted(tmp_path.glob("*.npz"))
     assert len(kept) == 3
     content = kept[0].read_bytes()
     finish_runs(path, size="mini", pretrain_seed=1, runs=[(f, 4.0) for f in (1, 2, 3)])
-    assert not list(tmp_path.glob("*.npy"))
+    assert not list(tmp_path.glob("*.npz"))
     kept[0].write_bytes(content)
     create(path)
-    assert not list(tmp_path.glob("*.npy"))
+    assert not list(tmp_path.glob("*.npz"))
 
 
-@pytest.mark.parametrize("damage", [Path.unlink, lambda file: file.write_bytes(b"no array")])
+def flip_in_the_middle(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    "damage", [Path.unlink, lambda file: file.write_bytes(b"no array"), flip_in_the_middle]
+)
 def test_an_ensemble_whose_probabilities_are_gone_is_refused(
     tmp_path: Path, damage: Callable[[Path], object]
 ) -> None:
@@ -294,7 +302,7 @@ def test_an_ensemble_whose_probabilities_are_gone_is_refused(
         run: dict[str, Any] = {"pretrain_seed": 1, "finetune_seed": f, "epoch": 4.0}
         write_run(path, size="mini", **run, probability=draw(f))
     finish_runs(path, size="mini", pretrain_seed=1, runs=[(1, 4.0)])
-    file = sorted(tmp_path.glob("*.npy"))[0]
+    file = sorted(tmp_path.glob("*.npz"))[0]
     damage(file)
     with pytest.raises(InputError) as caught:
         finish_runs(path, size="mini", pretrain_seed=1, runs=[(2, 4.0), (3, 4.0)])
@@ -346,7 +354,7 @@ def test_two_processes_share_a_model(tmp_path: Path) -> None:
             dataset["ensemble_correct"].sel(size="mini", pretrain_seed=p),
             is_correct(np.mean(drawn, axis=0), gold),
         )
-    assert not [*tmp_path.rglob("*.lock"), *tmp_path.glob("*.npy")]
+    assert not [*tmp_path.rglob("*.lock"), *tmp_path.glob("*.npz")]
 
 
 def test_a_finished_run_is_left_as_it_is(tmp_path: Path) -> None:
