@@ -56,7 +56,17 @@ MEMORY_INSTANCES = (200_000, 2_000_000)
 LEVELS = 4096
 """Steps of the synthetic logit, from -12 to 12."""
 
-IMPORT_ROWS, IMPORT_FILES = 500_000, 8
+IMPORTED = {
+    500_000: [f"sbasep1f{f}epoch12over3" for f in range(1, 9)],
+    1_500: [
+        f"s{size}p{p}f{f}epoch{thirds}over3"
+        for size in ("mini", "small", "medium", "base", "large")
+        for p in range(1, 11)
+        for f in range(1, 6)
+        for thirds in (3, 6, 9, 12)
+    ],
+}
+"""Files of runs by their rows: a large data set, and a small one with all of the paper's runs."""
 
 
 @dataclass
@@ -414,16 +424,16 @@ def bench_straightforward(store: Path) -> list[tuple[str, str, float, float, flo
     return rows
 
 
-def synthetic_release(folder: Path, rows: int, files: int) -> None:
-    """Write a release of one size and one pretraining seed.
+def synthetic_release(folder: Path, rows: int, runs: Sequence[str]) -> None:
+    """Write a release.
 
     Parameters
     ----------
     folder : Path
     rows : int
         Instances.
-    files : int
-        Finetuning runs.
+    runs : sequence of str
+        Names of the runs' files, without their ending.
     """
     random = np.random.Generator(np.random.Philox(1))
     gold = random.integers(len(LABELS), size=rows)
@@ -434,66 +444,63 @@ def synthetic_release(folder: Path, rows: int, files: int) -> None:
     (folder / "results").mkdir(parents=True)
     content = {"task_name": "mnli", "label_list": LABELS, "train": [], "predict": items}
     (folder / "data.json").write_text(json.dumps(content))
-    for run in range(files):
+    for run in runs:
         logits = 2 * random.normal(size=(rows, len(LABELS))).astype(np.float32)
         exponential = np.exp(logits)
         probability = exponential / exponential.sum(axis=1, keepdims=True)
         frame = pd.DataFrame(probability)
-        path = folder / "results" / f"sbasep1f{run + 1}epoch12over3.tsv"
+        path = folder / "results" / f"{run}.tsv"
         frame.to_csv(path, sep="\t", header=False, index=False, float_format="%.7g")
 
 
-def bench_import(folder: Path, rows: int, files: int) -> tuple[str, str, float, float, float]:
-    """Time the import of TSV files against a Python loop over them.
+def bench_import(
+    folder: Path, rows: int, runs: Sequence[str]
+) -> tuple[str, str, float, float, float]:
+    """Time the import of a release against a Python loop over the rows of its runs.
 
     Parameters
     ----------
     folder : Path
         Empty folder to work in.
     rows : int
-        Rows of a file.
-    files : int
+        Rows of a run's file.
+    runs : sequence of str
+        As of `synthetic_release`.
 
     Returns
     -------
     tuple of (what, straightforward way, its seconds, seconds here, ratio)
-        Of the files alone, without ``data.json`` and the texts: files / (files - 1) times what
-        more time all files take than one.
+        The import is timed whole, with ``data.json`` and the texts, which the loop does not read.
     """
     from predict.release.importing import import_release
-    from predict.release.layout import read_release
+    from predict.release.layout import order_sizes, read_release
 
-    synthetic_release(folder / "all", rows, files)
-    (folder / "one" / "results").mkdir(parents=True)
-    (folder / "one" / "data.json").hardlink_to(folder / "all" / "data.json")
-    first = sorted((folder / "all" / "results").iterdir())[0]
-    (folder / "one" / "results" / first.name).hardlink_to(first)
-    seconds = {}
-    for name in ("one", "all"):
-        release = read_release(folder / name)
-        begin = time.perf_counter()
-        import_release(
-            release,
-            folder / f"{name}.zarr",
-            sizes=["base"],
-            probability_dtype="float16",
-            advance=lambda _: None,
-        )
-        seconds[name] = time.perf_counter() - begin
-    # The time that both need is that of writing the instances.
-    fast = (seconds["all"] - seconds["one"]) * files / (files - 1)
+    synthetic_release(folder / "release", rows, runs)
+    begin = time.perf_counter()
+    release = read_release(folder / "release")
+    import_release(
+        release,
+        folder / "mnli.zarr",
+        sizes=order_sizes(release.sizes)[0],
+        probability_dtype="float16",
+        advance=lambda _: None,
+    )
+    fast = time.perf_counter() - begin
+    files = sorted((folder / "release" / "results").iterdir())[: max(len(runs) // 50, 1)]
 
     def loop() -> None:
-        with first.open(newline="") as lines:
-            values = [[float(cell) for cell in row] for row in csv.reader(lines, delimiter="\t")]
-        if any(abs(sum(row) - 1) > 1e-3 for row in values):
-            raise AssertionError("a row that does not sum to 1")
-        [row.index(max(row)) for row in values]
+        for file in files:
+            with file.open(newline="") as lines:
+                reader = csv.reader(lines, delimiter="\t")
+                values = [[float(cell) for cell in row] for row in reader]
+            if any(abs(sum(row) - 1) > 1e-3 for row in values):
+                raise AssertionError("a row that does not sum to 1")
+            [row.index(max(row)) for row in values]
 
-    slow = _seconds(loop) * files
-    millions = rows * files / fast / 1e6
-    what = f"importing {files} files of {rows} rows: {millions:.1f} million rows/s"
-    return (what, "csv and a loop (one file, scaled)", slow, fast, slow / fast)
+    slow = _seconds(loop) * len(runs) / len(files)
+    millions = rows * len(runs) / fast / 1e6
+    what = f"importing {len(runs)} files of {rows} rows: {millions:.1f} million rows/s"
+    return (what, f"csv and a loop ({len(files)} of the files, scaled)", slow, fast, slow / fast)
 
 
 @click.command()
@@ -523,7 +530,8 @@ def main(instances: int, bootstrap: bool, imports: bool, memory: bool) -> None:
             size = round(SPLITS[SMALL_SPLIT] * instances)
             _print_stages(f"one split of {size} instances, 1,000 replicates", stages)
         if imports:
-            ratios.append(bench_import(folder / "import", IMPORT_ROWS, IMPORT_FILES))
+            for rows, runs in IMPORTED.items():
+                ratios.append(bench_import(folder / f"import-{rows}", rows, runs))
     click.echo("\ncompared with straightforward code, on the same input")
     headers = ["what", "straightforward", "its s", "here s", "ratio"]
     click.echo(tabulate(ratios, headers, floatfmt=(".1f", ".1f", ".2f", ".4f", ".0f")))
