@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import itertools
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -228,6 +229,27 @@ BAD_RELEASES: list[tuple[str, Callable[[Path], object], tuple[str, ...]]] = [
         edit(lambda d: d["predict"][9].update(heuristic=3)),
         ("'heuristic'",),
     ),
+    *(
+        (
+            f"a surrogate in {name}",
+            edit(lambda d, n=name: d["predict"][9].update({n: "\ud800"})),
+            (),
+        )
+        for name in ("guid", "text_a", "label", "heuristic")
+    ),
+    ("64 bits", edit(lambda d: d["predict"][9].update(big=2**70)), ("column 'big'", "64 bits")),
+    (
+        "nested deep",
+        lambda d: (d / "data.json").write_text('{"a": ' + "[" * 1000 + "]" * 1000 + "}"),
+        ("data.json",),
+    ),
+    ("empty objects", edit(lambda d: [i.update(more={}) for i in d["predict"]]), ("'more'",)),
+    (
+        "seed of 80 bits",
+        rename(f"sminip{2**80}f3epoch12over3.tsv"),
+        ("p1208925819614629174706176f3", "64 bits"),
+    ),
+    ("name of other bytes", rename(os.fsdecode(b"smi\xffp2f3epoch12over3.tsv")), ("udcff", "text")),
     ("no results", lambda d: (d / "results").rename(d / "other"), ("results",)),
     (
         "no TSV",
