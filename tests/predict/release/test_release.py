@@ -105,6 +105,26 @@ def test_absent_runs_stay_unfinished(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32", "none"])
+def test_ensembles_come_from_the_probabilities_as_given(tmp_path: Path, dtype: str) -> None:
+    source = released(tmp_path / "mnli", rows=200, sizes=("mini",), pretrain_seeds=1, thirds=(12,))
+    rng = np.random.default_rng(1)
+    given = []
+    for file in sorted((source / "results").iterdir()):
+        half = rng.uniform(-3e-4, 3e-4, 200)
+        np.savetxt(file, np.column_stack([0.5 + half, 0.5 - half, 0 * half]), delimiter="\t")
+        given.append(np.loadtxt(file))
+    predicted = np.mean(given, axis=0).argmax(axis=1)
+    rounded = np.mean([run.astype(np.float16).astype(float) for run in given], axis=0)
+    assert (rounded.argmax(axis=1) != predicted).sum() > 5
+    out = tmp_path / "mnli.zarr"
+    assert run("import-release", source, "--probability-dtype", dtype, "--out", out).exit_code == 0
+    store = open_store(out)
+    names, gold = np.array(LABELS)[predicted], store["gold"].values
+    expected = np.where(gold == "non-entailment", names != "entailment", names == gold)
+    np.testing.assert_array_equal(store["ensemble_correct"].values[0, :, 0], expected)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "none"])
 def test_importing_again_changes_nothing_and_is_deterministic(tmp_path: Path, dtype: str) -> None:
     source = released(tmp_path / "mnli")
     words = ["import-release", str(source), "--probability-dtype", dtype, "--out"]
