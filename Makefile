@@ -20,7 +20,7 @@ WHOLE := $(wildcard tests/test_*.py) tests/predict/test_plan.py tests/predict/te
 	tests/pretrain/bert/test_exporting.py
 PYTEST := .venv/bin/python -m pytest -q
 PYTEST_ANALYSIS := .venv-analysis/bin/python -m pytest -q
-TOGETHER := $(MAKE) --no-print-directory --output-sync -j 3
+TOGETHER := $(MAKE) --no-print-directory --output-sync -j 2
 
 .DEFAULT_GOAL := help
 .PHONY: help demo plan tasks reproduce analyze test test-whole test-parts test-analysis \
@@ -58,9 +58,9 @@ format: $(FULL) ## fix what the linter can fix, and format
 	.venv/bin/ruff check --fix .
 	.venv/bin/ruff format .
 
-# All at once: most tests compute on one core, and many wait for processes.
+# Two targets at a time, because most tests compute on one core. The longest start first.
 test: $(PEERS) $(BASE) ## run all tests
-	$(TOGETHER) test-whole test-analysis test-parts
+	$(TOGETHER) test-parts test-whole test-analysis
 
 test-whole: $(PEERS) ## run the tests of whole stages
 	$(PYTEST) $(WHOLE)

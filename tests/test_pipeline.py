@@ -11,6 +11,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ from finetune.stage import finetune_experiment
 from predict.stage import predict_experiment
 from pretrain.engine.divergence import Diverged, record_divergence
 from pretrain.stage import pretrain_experiment
+from tests.configs.test_interruption import interrupted
 from tests.experiments import (
     command,
     environment,
@@ -35,22 +37,22 @@ from tests.experiments import (
     write_config,
 )
 
-# For each stage, the files at whose appearance it is killed, one start after another; None: at
-# a random moment of its first seconds.
-# By stage: a file whose appearance is the moment (None: any moment), and the number of workers.
-MOMENTS: dict[str, list[tuple[str | None, int]]] = {
+# How a stage is ended, one start after another: the file whose appearance is the moment (None: a
+# random moment of the first seconds), the number of workers, and what happens then.
+MOMENTS: dict[str, list[tuple[str | None, int, str]]] = {
     "pretrain": [
-        (None, 2),
-        ("pretrain/*/p*/checkpoint-[2-9]0.safetensors", 2),
-        ("pretrain/base/p*/encoder.safetensors", 1),
+        (None, 2, "kill"),
+        ("pretrain/*/p*/checkpoint-[2-9]0.safetensors", 2, "kill"),
+        ("pretrain/*/p*/checkpoint-*.safetensors", 1, "interrupt everybody"),
+        ("pretrain/*/p*/encoder.safetensors", 1, "interrupt the command"),
     ],
     "finetune": [
-        ("finetune/*/*/p*/fold0/checkpoint-*.safetensors", 1),
-        ("finetune/*/*/p*/fold0/epoch-3.0000.safetensors", 1),
+        ("finetune/*/*/p*/fold0/checkpoint-*.safetensors", 1, "kill"),
+        ("finetune/*/*/p*/fold0/epoch-3.0000.safetensors", 1, "kill"),
     ],
     "predict": [
-        ("predictions/inference.zarr/correct/c/*/*/*/*/*", 2),
-        ("predictions/inference.zarr/finished/c/*/*/*/*", 1),
+        ("predictions/inference.zarr/correct/c/*/*/*/*/*", 2, "kill"),
+        ("predictions/inference.zarr/finished/c/*/*/*/*", 1, "kill"),
     ],
 }
 LONGEST = 120.0
@@ -76,12 +78,20 @@ def wait_for(condition: Callable[[], bool], process: subprocess.Popen[bytes] | N
     return True
 
 
+def files(output: Path, pattern: str) -> set[Path]:
+    return set(output.glob(pattern))
+
+
+def is_new(output: Path, pattern: str, before: set[Path], session: int) -> bool:
+    return not before.issuperset(output.glob(pattern))
+
+
 def kill_at(
     stage: str, config: Path, workers: int, pattern: str | None, rng: random.Random
 ) -> bool:
     """Start a stage and kill it when a new file of a pattern appears; whether it lived so long."""
     output = config.parent / "out"
-    before = set(output.glob(pattern)) if pattern else set()
+    before = files(output, pattern) if pattern else set()
     process = subprocess.Popen(
         command(stage, config, "--workers", str(workers)),
         cwd=config.parent,
@@ -113,19 +123,29 @@ def open_tensor(folder: Path, task: str = "inference") -> xr.Dataset:
     return xr.open_zarr(folder / "out" / "predictions" / f"{task}.zarr").load()
 
 
-def test_killed_at_any_moment_the_stages_go_on_to_the_same_tensor(
+def test_ended_at_any_moment_the_stages_go_on_to_the_same_tensor(
     finished: Path, tmp_path: Path
 ) -> None:
     config = write_config(tmp_path / "small.yaml", small("out"))
     rng = random.Random(20)
     killed = 0
     for stage, moments in MOMENTS.items():
-        for pattern, workers in moments:
-            killed += kill_at(stage, config, workers, pattern, rng)
+        for pattern, workers, ending in moments:
+            if ending == "kill":
+                killed += kill_at(stage, config, workers, pattern, rng)
+            else:
+                assert pattern is not None
+                interrupted(
+                    command(stage, config, "--workers", str(workers)),
+                    tmp_path,
+                    partial(is_new, tmp_path / "out", pattern, files(tmp_path / "out", pattern)),
+                    everybody=ending == "interrupt everybody",
+                )
+                assert not list((tmp_path / "out" / "claims").rglob("*.claim"))
         # The run never killed had one worker everywhere.
         result = run_stage(stage, config, "--workers", "2" if stage == "pretrain" else "1")
         assert result.returncode == 0, result.stderr
-    assert killed == sum(map(len, MOMENTS.values()))
+    assert killed == sum(moment[2] == "kill" for stage in MOMENTS.values() for moment in stage)
 
     never, often = open_tensor(finished), open_tensor(tmp_path)
     assert set(never.variables) == set(often.variables)

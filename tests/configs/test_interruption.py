@@ -8,13 +8,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import pytest
 
 from tests.analysis.simulation import simulate_probability, write_store
-from tests.experiments import command, environment, files_of, run_stage, small, write_config
+from tests.experiments import environment
 
 LONGEST = 120.0
 LINE = "{}; run the same command again to continue from what is finished"
@@ -169,38 +168,6 @@ def test_a_command_that_still_imports_ends_too(tmp_path: Path) -> None:
     arguments = [sys.executable, str(script)]
     text = interrupted(arguments, tmp_path, lambda _: (tmp_path / "importing").exists())
     assert len(text.splitlines()) == 1
-
-
-def there_is(output: Path, pattern: str, session: int) -> bool:
-    return any(output.glob(pattern))
-
-
-def test_pretraining_goes_on_after_interruptions(finished: Path, tmp_path: Path) -> None:
-    config = write_config(tmp_path / "small.yaml", small("out"))
-    output = tmp_path / "out"
-    moments = {
-        True: "pretrain/*/p*/checkpoint-*.safetensors",
-        False: "pretrain/*/p*/encoder.safetensors",
-    }
-    for everybody, pattern in moments.items():
-        interrupted(
-            command("pretrain", config, "--workers", "2"),
-            tmp_path,
-            partial(there_is, output, pattern),
-            everybody=everybody,
-        )
-        assert not list((output / "claims").rglob("*.claim"))
-    assert any(output.glob(moments[False]))
-    result = run_stage("pretrain", config, "--workers", "2")
-    assert result.returncode == 0, result.stderr
-    expected = {
-        name: content
-        for name, content in files_of(finished / "out" / "pretrain").items()
-        if name.endswith(".safetensors")
-    }
-    made = files_of(output / "pretrain")
-    assert len(expected) == 4
-    assert [name for name in expected if made[name] != expected[name]] == []
 
 
 def test_the_analysis_begins_again_after_an_interruption(tmp_path: Path) -> None:

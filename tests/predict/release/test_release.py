@@ -192,6 +192,10 @@ def edit(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], None]:
     return apply
 
 
+def put(instance: int, field: str, value: Any) -> Callable[[Path], None]:
+    return edit(lambda data: data["predict"][instance].update({field: value}))
+
+
 def line(row: int, text: str | None) -> Callable[[Path], None]:
     def apply(folder: Path) -> None:
         path = folder / "results" / "sminip2f3epoch12over3.tsv"
@@ -250,11 +254,7 @@ BAD_RELEASES: list[tuple[str, Callable[[Path], object], tuple[str, ...]]] = [
         ("'heuristic'",),
     ),
     *(
-        (
-            f"a surrogate in {name}",
-            edit(lambda d, n=name: d["predict"][9].update({n: "\ud800"})),
-            (),
-        )
+        (f"a surrogate in {name}", put(9, name, "\ud800"), ("data.json",))
         for name in ("guid", "text_a", "label", "heuristic")
     ),
     ("64 bits", edit(lambda d: d["predict"][9].update(big=2**70)), ("column 'big'", "64 bits")),
