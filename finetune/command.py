@@ -84,7 +84,7 @@ def check_tasks(experiment: Experiment) -> None:
             click.echo(line)
 
 
-def _load() -> Callable[[Experiment, int], None]:
+def _load() -> Callable[[Experiment, int | None], None]:
     from finetune.stage import finetune_experiment
 
     return finetune_experiment

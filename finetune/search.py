@@ -46,7 +46,7 @@ class Trial:
 
 
 def chosen_hyperparameters(
-    experiment: Experiment, sizes: Mapping[str, TaskSize], workers: int
+    experiment: Experiment, sizes: Mapping[str, TaskSize], workers: int | None
 ) -> dict[str, dict[str, Hyperparameters]]:
     """Choose the hyper-parameters of each task and size: as configured, or by the search.
 
@@ -59,8 +59,8 @@ def chosen_hyperparameters(
         The whole experiment; its tasks are prepared.
     sizes : mapping of str to TaskSize
         The tasks to search for, and their numbers of instances.
-    workers : int
-        Processes that share the trials of all tasks.
+    workers : int or None
+        Processes that share the trials of all tasks; None for as many as the devices allow.
 
     Returns
     -------

@@ -29,15 +29,15 @@ from pretrain.jobs.sharing import Advance, share_out
 logger = logging.getLogger(__name__)
 
 
-def finetune_experiment(experiment: Experiment, workers: int) -> None:
+def finetune_experiment(experiment: Experiment, workers: int | None) -> None:
     """Run the finetuning stage: finetune every classifier that is not finished.
 
     Parameters
     ----------
     experiment : Experiment
         The whole experiment; its encoders are pretrained.
-    workers : int
-        Processes that share the runs.
+    workers : int or None
+        Processes that share the runs; None for as many as the devices allow.
 
     Raises
     ------

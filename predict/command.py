@@ -35,7 +35,7 @@ def run_command(config: Path, workers: int | None, only_plan: bool) -> None:
         run_stage("predict", config, workers, _load)
 
 
-def _load() -> Callable[[Experiment, int], None]:
+def _load() -> Callable[[Experiment, int | None], None]:
     # Imported here, so that the other commands work where TensorFlow is not installed.
     from predict.stage import predict_experiment
 

@@ -57,15 +57,15 @@ class PredictionItem:
     runs: tuple[tuple[int, float], ...]
 
 
-def predict_experiment(experiment: Experiment, workers: int) -> None:
+def predict_experiment(experiment: Experiment, workers: int | None) -> None:
     """Run the prediction stage: predict with every classifier whose slice is not finished.
 
     Parameters
     ----------
     experiment : Experiment
         The whole experiment; its classifiers are finetuned.
-    workers : int
-        Processes that share the encoders.
+    workers : int or None
+        Processes that share the encoders; None for as many as the devices allow.
 
     Raises
     ------

@@ -37,7 +37,7 @@ def _load_plan() -> Sequence[PlanStage]:
     return [pretraining_plan]
 
 
-def _load() -> Callable[[Experiment, int], None]:
+def _load() -> Callable[[Experiment, int | None], None]:
     from pretrain.stage import pretrain_experiment
 
     return pretrain_experiment

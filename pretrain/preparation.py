@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import os
 from pathlib import Path
 
 from tqdm import tqdm
@@ -88,15 +89,15 @@ def _make_vocabulary(experiment: Experiment, target: Path) -> None:
     logger.info("vocabulary: %d entries", len(entries))
 
 
-def prepare_corpus(experiment: Experiment, workers: int) -> None:
+def prepare_corpus(experiment: Experiment, workers: int | None) -> None:
     """Tokenize the corpus, once, with the vocabulary of `prepare_vocabulary`.
 
     Parameters
     ----------
     experiment : Experiment
         The whole experiment.
-    workers : int
-        Processes.
+    workers : int or None
+        Processes; None for one for each core.
 
     Raises
     ------
@@ -107,7 +108,7 @@ def prepare_corpus(experiment: Experiment, workers: int) -> None:
     if not has_manifest(folder):
         with claimed(experiment, "corpus"):
             if not has_manifest(folder):
-                _make_corpus(experiment, folder, workers)
+                _make_corpus(experiment, folder, workers or os.cpu_count() or 1)
     manifest = read_manifest(folder)
     counts = ", ".join(f"{manifest[name]} {name}" for name in ("documents", "sentences", "tokens"))
     logger.info("corpus: %s", counts)

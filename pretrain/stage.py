@@ -18,15 +18,15 @@ from pretrain.training import PretrainingSession, pretrain_run
 logger = logging.getLogger(__name__)
 
 
-def pretrain_experiment(experiment: Experiment, workers: int) -> None:
+def pretrain_experiment(experiment: Experiment, workers: int | None) -> None:
     """Run the pretraining stage: vocabulary, corpus, and every run that is not finished.
 
     Parameters
     ----------
     experiment : Experiment
         The whole experiment.
-    workers : int
-        Processes that share the runs.
+    workers : int or None
+        Processes that share the runs; None for as many as the devices allow.
 
     Raises
     ------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from functools import lru_cache
 from pathlib import Path
 
 from configs.errors import InputError
@@ -63,6 +64,7 @@ def require_libraries() -> None:
             raise missing_library(ImportError(name=name))
 
 
+@lru_cache
 def devices_of_workers(log: Path) -> Devices:
     """Look for devices in a worker process, as whatever process finds a TPU also takes it.
 

@@ -19,7 +19,7 @@ from configs.loading import load_experiment
 from configs.paths import log_file
 from configs.schema import Experiment
 from pretrain.engine.devices import PER_RUN, devices_per_run
-from pretrain.jobs.backend import backend_log, devices_of_workers, require_libraries
+from pretrain.jobs.backend import devices_of_workers, require_libraries
 
 if TYPE_CHECKING:
     from pretrain.jobs.plans import Plan
@@ -60,7 +60,7 @@ def run_stage(
     stage: str,
     config: Path,
     workers: int | None,
-    load: Callable[[], Callable[[Experiment, int], None]],
+    load: Callable[[], Callable[[Experiment, int | None], None]],
 ) -> None:
     """Run one stage of an experiment: prepare folder and log, do the work.
 
@@ -100,7 +100,7 @@ def _run_stage(
     stage: str,
     config: Path,
     workers: int | None,
-    load: Callable[[], Callable[[Experiment, int], None]],
+    load: Callable[[], Callable[[Experiment, int | None], None]],
 ) -> None:
     begun = time.monotonic()
     experiment = load_experiment(config)
@@ -108,8 +108,6 @@ def _run_stage(
     log_to(folder, stage)
     require_libraries()
     work = load()
-    if workers is None:
-        workers = devices_of_workers(backend_log(folder)).processes(devices_per_run())
     work(experiment, workers)
     logger.info("%s: done, %.0f s in all", stage, time.monotonic() - begun)
 

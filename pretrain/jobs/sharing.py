@@ -13,7 +13,7 @@ from configs.processes import Send, messages_from
 from configs.schema import Experiment
 from pretrain.engine.devices import devices_per_run, devices_present, take_devices
 from pretrain.engine.divergence import Diverged
-from pretrain.jobs.backend import backend_log, start_backend
+from pretrain.jobs.backend import backend_log, devices_of_workers, start_backend
 from pretrain.jobs.claims import SECONDS_BETWEEN_LOOKS, Claim, ClaimLost
 from pretrain.jobs.progress import Progress, SharedItem
 
@@ -36,7 +36,7 @@ def share_out(
     is_done: IsDone[Item],
     claim: Callable[[Item], str],
     steps: Callable[[Item], int],
-    workers: int,
+    workers: int | None,
     label: str,
     unit: str = "step",
 ) -> None:
@@ -66,8 +66,9 @@ def share_out(
         Name of an item's claim, such as `pretrain/base/p1`.
     steps : callable
         Steps of an item.
-    workers : int
-        Processes; 1 works in a single child process.
+    workers : int or None
+        Processes; 1 works in a single child process. None for as many as the devices allow, which
+        are only looked for if there is work.
     label, unit : str
         Names of the progress bar and of a step.
 
@@ -80,6 +81,9 @@ def share_out(
     if not items:
         return
     shared = [SharedItem(item, claim(item), steps(item)) for item in items]
+    if workers is None:
+        present = devices_of_workers(backend_log(experiment.output))
+        workers = present.processes(devices_per_run())
     workers = min(workers, len(items))
     arguments = [
         (number, workers, work, open_session, experiment, is_done, shared)
