@@ -18,13 +18,15 @@ BASE := .venv-analysis/installed
 # Tests that start commands, or use an experiment that went through all stages.
 WHOLE := $(wildcard tests/test_*.py) tests/predict/test_plan.py tests/predict/test_stage.py \
 	tests/pretrain/bert/test_exporting.py
+# The tests of the analysis that draw figures or run its command.
+TABLES := tests/analysis/test_command.py tests/analysis/tables tests/analysis/figures
 PYTEST := .venv/bin/python -m pytest -q
 PYTEST_ANALYSIS := .venv-analysis/bin/python -m pytest -q
 TOGETHER := $(MAKE) --no-print-directory --output-sync -j 2
 
 .DEFAULT_GOAL := help
 .PHONY: help demo plan tasks reproduce analyze test test-whole test-parts test-analysis \
-	test-fast test-fast-analysis test-fast-others check format bench clean
+	test-tables test-statistics test-fast test-fast-analysis test-fast-others check format bench clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -60,7 +62,7 @@ format: $(FULL) ## fix what the linter can fix, and format
 
 # Two targets at a time, because most tests compute on one core. The longest start first.
 test: $(PEERS) $(BASE) ## run all tests
-	$(TOGETHER) test-parts test-whole test-analysis
+	$(TOGETHER) test-parts test-whole test-tables test-statistics
 
 test-whole: $(PEERS) ## run the tests of whole stages
 	$(PYTEST) $(WHOLE)
@@ -69,7 +71,13 @@ test-parts: $(PEERS) ## run the other tests of configs, pretrain, finetune, pred
 	$(PYTEST) tests --ignore=tests/analysis $(addprefix --ignore=,$(WHOLE))
 
 test-analysis: $(BASE) ## run the tests of the analysis, and the examples in its docstrings
-	$(PYTEST_ANALYSIS) tests/analysis
+	$(TOGETHER) test-tables test-statistics
+
+test-tables: $(BASE)
+	$(PYTEST_ANALYSIS) $(TABLES)
+
+test-statistics: $(BASE)
+	$(PYTEST_ANALYSIS) tests/analysis $(addprefix --ignore=,$(TABLES))
 
 test-fast: $(PEERS) $(BASE) ## run the tests that train nothing and are not slow, in two minutes
 	$(TOGETHER) test-fast-analysis test-fast-others
