@@ -20,6 +20,8 @@ from configs.errors import InputError
 from configs.processes import Send, Workers, messages_from, results_as_completed
 from tests.analysis.simulation import simulate_probability, write_store
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -178,7 +180,6 @@ def test_a_worker_that_died_is_named() -> None:
         list(workers.map(die, range(9), 1.0))
 
 
-@pytest.mark.slow
 def test_the_analysis_is_the_same_by_any_number_of_processes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -226,7 +227,6 @@ def test_a_worker_does_not_import_what_only_the_analysis_needs() -> None:
     assert result.stdout == "False False\n", result.stderr
 
 
-@pytest.mark.slow
 def test_workers_end_with_a_parent_that_is_killed(tmp_path: Path) -> None:
     meeting = tmp_path / "meeting"
     meeting.mkdir()

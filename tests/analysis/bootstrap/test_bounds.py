@@ -104,6 +104,7 @@ def test_one_run_of_each_seed_is_averaged_over_all_choices() -> None:
     np.testing.assert_allclose(correct_distribution(correct, 2), expected, atol=1e-15)
 
 
+@pytest.mark.slow
 def test_gaps_of_counts_of_one_run_are_unbiased_for_drawn_runs() -> None:
     random = np.random.default_rng(2)
     smaller, larger = random.integers(0, 4, (2, 40, 4))

@@ -70,6 +70,7 @@ def test_every_figure_of_the_paper_is_drawn_with_the_same_bytes_twice(inputs: In
         assert figure.pdf.startswith(b"%PDF")
 
 
+@pytest.mark.slow
 def test_the_last_two_sizes_are_those_of_figure_2b(inputs: Inputs) -> None:
     captions = {figure.name.split("-")[0]: figure.caption for figure in rendered(inputs)}
     assert "from base to large" in captions["instance_difference_last_two"]
@@ -166,6 +167,7 @@ def test_long_names_lose_their_middle(characters: int) -> None:
         assert name.startswith(start) and name.endswith(end)
 
 
+@pytest.mark.slow
 def test_legends_and_labels_of_long_names_stay_inside(tmp_path: Path) -> None:
     names = [f"a/model-of-{number}-hundred-million-parameters" for number in range(5)]
     values = {

@@ -59,6 +59,7 @@ def test_counts_are_those_of_the_last_epoch(tmp_path: Path) -> None:
             np.testing.assert_array_equal(run_accuracy, correct.mean(axis=0))
 
 
+@pytest.mark.slow
 def test_blocks_and_parts_of_blocks_change_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -144,6 +145,7 @@ def test_chosen_splits_only(tmp_path: Path) -> None:
         read(path, splits=("train",))
 
 
+@pytest.mark.slow
 def test_stores_of_one_task_are_joined_by_size(tmp_path: Path) -> None:
     probability = two_sizes()
     both = only_split(write_store(tmp_path / "both.zarr", probability))

@@ -133,6 +133,7 @@ def overall(path: Path, size: str, split: str) -> float:
     return float(correct.isel(epoch=-1, instance=correct["split"].values == split).mean())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bootstrap", ["0", "50"])
 def test_the_command_joins_stores(tmp_path: Path, bootstrap: str) -> None:
     skills = {"mini": 0.6, "base": 1.2}

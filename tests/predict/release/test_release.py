@@ -345,6 +345,7 @@ def test_the_real_command_line_prints_one_line_and_exits_with_2(tmp_path: Path) 
     assert [path.name for path in tmp_path.iterdir()] == ["mnli"]
 
 
+@pytest.mark.slow
 def test_killed_in_the_middle(tmp_path: Path) -> None:
     source = released(tmp_path / "mnli", rows=5000, pretrain_seeds=3, finetune_seeds=5)
     assert run("import-release", source, "--out", tmp_path / "whole" / "mnli.zarr").exit_code == 0

@@ -214,6 +214,7 @@ class Killed(BaseException):
     pass
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float16", None])
 def test_killed_at_any_point_and_resumed_the_bytes_are_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: str | None
