@@ -48,11 +48,13 @@ class PathType(click.Path):
             If the path is not UTF-8 text, which Arrow, Zarr and the report need; if it, or a name
             in it, is longer than the system allows; or if its folder may not be read.
         """
-        path = Path(os.fsdecode(super().convert(value, param, ctx)))
+        path = Path(value)
         try:
             str(path).encode("utf-8")
         except UnicodeEncodeError as error:
             raise InputError(f"{path}: the path is not UTF-8 text; rename it") from error
+        if "\0" in str(path):
+            raise InputError(f"{path}: the path has a NUL character; correct it")
         *folders, name = path.parts or ("",)
         rooms = (ROOM_IN_NAME, ROOM_IN_PATH) if self.output else (0, 0)
         lengths = [*(len(part.encode()) for part in folders), len(name.encode()) + rooms[0]]
@@ -63,10 +65,11 @@ class PathType(click.Path):
             )
         try:
             os.stat(path)  # noqa: PTH116
-        except (OSError, ValueError) as error:  # ValueError: a NUL character
-            if not isinstance(error, OSError) or error.errno not in _ABSENT:
-                reason = getattr(error, "strerror", None) or str(error)
-                raise InputError(f"{path}: cannot be read ({reason}); check the path") from error
+        except OSError as error:
+            if error.errno not in _ABSENT:
+                raise InputError(
+                    f"{path}: cannot be read ({error.strerror}); check the path"
+                ) from error
         return path
 
 

@@ -84,6 +84,9 @@ class _Array(_Rebuild):
 
     __slots__ = ()
 
+    def __call__(self, *arguments: Any) -> None:
+        raise pickle.UnpicklingError("an array that does not begin empty")
+
 
 class _Reconstruct(_Rebuild):
     """Makes the empty array that a pickle's next step fills from bytes of the right number."""
